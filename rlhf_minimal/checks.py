@@ -1,6 +1,6 @@
 """Checks of arguments, so that bad input ends in a sentence and not in a silent NaN.
 
-Each function raises ``ValueError`` or ``TypeError`` that names the argument, its value, and the way out.
+Each raises ``ValueError`` or ``TypeError`` naming the argument, its value and the way out.
 
 Leaves out: type checking in general. These are the mistakes that torch would let through.
 """

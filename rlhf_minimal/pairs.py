@@ -1,0 +1,145 @@
+"""Preference pairs as token ids: batches of them, and the training loop that all losses share.
+
+Leaves out: sharing the prompt's computation between a pair's two answers.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from rlhf_minimal.checks import check_positive
+from rlhf_minimal.history import History, progress
+from rlhf_minimal.log_probs import answer_log_probs, pad_sequences, response_mask
+from rlhf_minimal.training import adamw, apply_gradients, learning_rate_factor, minibatches
+
+__all__ = [
+    "PairLogProbs",
+    "TokenPair",
+    "collate_answers",
+    "collate_pairs",
+    "pair_log_probs",
+    "train_on_pairs",
+]
+
+
+class TokenPair(NamedTuple):
+    """One comparison as token ids; each answer ends with its end token."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer of the two sequences."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+
+class PairLogProbs(NamedTuple):
+    """Summed answer log-probabilities of ``B`` pairs and the tokens in each sum, ``(B,)``."""
+
+    chosen: torch.Tensor
+    rejected: torch.Tensor
+    chosen_lengths: torch.Tensor
+    rejected_lengths: torch.Tensor
+
+
+def collate_answers(prompts, answers, pad_id: int, device=None):
+    """Prompts with their answers behind them, padded on the right.
+
+    Args:
+        prompts, answers: ``B`` lists of token ids each; no prompt and no answer is empty.
+
+    Returns:
+        ``tokens``, ``attention_mask`` and the answers' ``mask``, each ``(B, T)``.
+    """
+    for name, sequences in (("prompt", prompts), ("answer", answers)):
+        empty = [row for row, sequence in enumerate(sequences) if len(sequence) == 0]
+        if empty:
+            raise ValueError(f"the {name} of row {empty[0]} is empty; drop such rows beforehand")
+    together = [list(p) + list(a) for p, a in zip(prompts, answers, strict=True)]
+    tokens, attention_mask = pad_sequences(together, pad_id)
+    mask = response_mask(attention_mask, torch.tensor([len(p) for p in prompts]))
+    return tokens.to(device), attention_mask.to(device), mask.to(device)
+
+
+def collate_pairs(pairs, pad_id: int, device=None):
+    """``B`` pairs as one batch of ``2B`` rows: the chosen answers first, then the rejected.
+
+    Returns:
+        ``tokens``, ``attention_mask`` and the answers' ``mask``, each ``(2B, T)``.
+    """
+    prompts = [pair.prompt for pair in pairs]
+    answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    return collate_answers(prompts + prompts, answers, pad_id, device)
+
+
+def pair_log_probs(model, pairs, pad_id: int) -> PairLogProbs:
+    """Log π(answer | prompt) of both answers of each pair, in one forward pass."""
+    device = next(model.parameters()).device
+    tokens, attention_mask, mask = collate_pairs(pairs, pad_id, device)
+    sums = answer_log_probs(model, tokens, attention_mask, mask).sum(-1)  # (2B,)
+    lengths = mask[:, 1:].sum(-1)
+    size = len(pairs)
+    return PairLogProbs(sums[:size], sums[size:], lengths[:size], lengths[size:])
+
+
+def train_on_pairs(
+    policy,
+    pairs,
+    pair_loss,
+    *,
+    steps: int,
+    batch_size: int = 32,
+    micro_batch: int | None = None,
+    lr: float = 1e-4,
+    warmup: int = 0,
+    schedule: str = "constant",
+    seed: int = 0,
+    pad_id: int = 0,
+    history: History | None = None,
+    show_progress: bool = True,
+    label: str = "pairs",
+) -> History:
+    """The loop that all losses on pairs share.
+
+    Args:
+        pair_loss: ``pair_loss(PairLogProbs, rows) -> (scalar, dict of numbers to watch)``.
+        steps: optimizer steps, each on ``batch_size`` pairs.
+        micro_batch: pairs that go through the model at once; the gradients of a batch's parts add
+            up to the whole's. ``None``: the whole batch.
+        history: where to record; a :class:`History` with a path survives Ctrl-C on disk.
+    """
+    check_positive(steps=steps, batch_size=batch_size)
+    history = history if history is not None else History()
+    optimizer = adamw(policy, lr)
+    batches = minibatches(len(pairs), batch_size, steps, torch.Generator().manual_seed(seed))
+    with history:
+        for step in progress(steps, label, show_progress):
+            rows = next(batches)
+            factor = learning_rate_factor(step, steps, warmup, schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+            watched = _accumulate(policy, pairs, rows, pair_loss, micro_batch, pad_id)
+            norm = apply_gradients(optimizer)
+            history.record(step=step, **watched, grad_norm=norm, lr=lr * factor)
+    return history
+
+
+def _accumulate(policy, pairs, rows, pair_loss, micro_batch, pad_id) -> dict:
+    """Backward through one batch, part by part; returns its loss and watched numbers."""
+    totals: dict[str, float] = {}
+    for part in rows.split(micro_batch or len(rows)):
+        log_probs = pair_log_probs(policy, [pairs[i] for i in part.tolist()], pad_id)
+        value, watched = pair_loss(log_probs, part)
+        share = len(part) / len(rows)
+        if not math.isfinite(value.item()):
+            raise FloatingPointError(
+                f"the loss is {value.item()} on pairs {part.tolist()}: a learning rate too high, "
+                "or a bad pair"
+            )
+        (value * share).backward()
+        for name, number in {"loss": value, **watched}.items():
+            totals[name] = totals.get(name, 0.0) + share * float(number)
+    return totals

@@ -1,0 +1,87 @@
+"""What every training loop shares: an optimizer, a schedule, shuffled batches, one safe step.
+
+Leaves out: mixed precision and several devices; they come with the lesson on large models.
+"""
+
+import math
+
+import torch
+
+from rlhf_minimal.checks import check_positive
+
+__all__ = ["adamw", "learning_rate_factor", "minibatches", "optimizer_step"]
+
+
+def adamw(model, lr: float, weight_decay: float = 0.0):
+    """AdamW over the trainable parameters; fused, because tiny tensors are bound by dispatch."""
+    check_positive(lr=lr)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("the model has no parameter with requires_grad=True: nothing to train")
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int = 0, schedule: str = "constant"):
+    """What to multiply the learning rate by at ``step`` (counted from 0) of ``steps``.
+
+    Rises linearly over the ``warmup`` steps, then stays ("constant"), or falls to 0 along a line
+    ("linear") or half a cosine ("cosine").
+
+    >>> [round(learning_rate_factor(s, 4, schedule="cosine"), 3) for s in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(steps - warmup, 1)
+    factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    if schedule not in factors:
+        raise ValueError(f"schedule is {schedule!r}; it must be one of {sorted(factors)}")
+    return factors[schedule]
+
+
+def minibatches(size: int, batch_size: int, steps: int, generator: torch.Generator):
+    """``steps`` index tensors of ``batch_size`` out of ``size``, reshuffled every epoch.
+
+    A batch never holds an index twice; a remainder smaller than a batch waits for the next epoch.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> [len(batch) for batch in minibatches(5, 2, 3, generator)]
+    [2, 2, 2]
+    """
+    check_positive(size=size, batch_size=batch_size)
+    batch_size = min(batch_size, size)
+    order, at = torch.randperm(size, generator=generator), 0
+    for _ in range(steps):
+        if at + batch_size > size:
+            order, at = torch.randperm(size, generator=generator), 0
+        yield order[at : at + batch_size]
+        at += batch_size
+
+
+def optimizer_step(optimizer, loss, max_norm: float = 1.0) -> float:
+    """One descent step on ``loss``: backward, clip the gradient's norm, step, clear.
+
+    Returns:
+        The gradient's norm before clipping.
+
+    Raises:
+        FloatingPointError: the loss or the gradient is NaN or infinite. The weights are untouched.
+    """
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(
+            f"the loss is {loss.item()}; look for a learning rate too high or a bad row in the data"
+        )
+    loss.backward()
+    return apply_gradients(optimizer, max_norm)
+
+
+def apply_gradients(optimizer, max_norm: float = 1.0) -> float:
+    """Clip the gradients that have been accumulated, step, clear; returns the norm before."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm).item()
+    if not math.isfinite(norm):
+        optimizer.zero_grad(set_to_none=True)
+        raise FloatingPointError(f"the gradient's norm is {norm}; the weights are untouched")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
