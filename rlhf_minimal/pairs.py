@@ -114,7 +114,9 @@ def train_on_pairs(
     check_positive(steps=steps, batch_size=batch_size)
     history = history if history is not None else History()
     optimizer = adamw(policy, lr)
-    batches = minibatches(len(pairs), batch_size, steps, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [pair.longest for pair in pairs]
+    batches = minibatches(len(pairs), batch_size, steps, generator, lengths)
     with history:
         for step in progress(steps, label, show_progress):
             rows = next(batches)

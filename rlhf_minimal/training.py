@@ -39,10 +39,15 @@ def learning_rate_factor(step: int, steps: int, warmup: int = 0, schedule: str =
     return factors[schedule]
 
 
-def minibatches(size: int, batch_size: int, steps: int, generator: torch.Generator):
+def minibatches(size: int, batch_size: int, steps: int, generator, lengths=None):
     """``steps`` index tensors of ``batch_size`` out of ``size``, reshuffled every epoch.
 
     A batch never holds an index twice; a remainder smaller than a batch waits for the next epoch.
+
+    Args:
+        generator: where the shuffling's randomness comes from.
+        lengths: of the ``size`` sequences. Sequences of like length then share a batch, so that
+            little padding is computed; which of them come together is still drawn.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> [len(batch) for batch in minibatches(5, 2, 3, generator)]
@@ -50,12 +55,23 @@ def minibatches(size: int, batch_size: int, steps: int, generator: torch.Generat
     """
     check_positive(size=size, batch_size=batch_size)
     batch_size = min(batch_size, size)
-    order, at = torch.randperm(size, generator=generator), 0
+    queue: list[torch.Tensor] = []
     for _ in range(steps):
-        if at + batch_size > size:
-            order, at = torch.randperm(size, generator=generator), 0
-        yield order[at : at + batch_size]
-        at += batch_size
+        if not queue:
+            order = torch.randperm(size, generator=generator)
+            queue = list(order[: size - size % batch_size].split(batch_size))
+            if lengths is not None:
+                queue = _group_by_length(queue, torch.as_tensor(lengths), generator)
+        yield queue.pop()
+
+
+def _group_by_length(batches, lengths, generator, window: int = 16):
+    """Sort by length within windows of so many batches, then shuffle the batches."""
+    grouped = []
+    for start in range(0, len(batches), window):
+        rows = torch.cat(batches[start : start + window])
+        grouped += rows[lengths[rows].argsort()].split(len(batches[0]))
+    return [grouped[i] for i in torch.randperm(len(grouped), generator=generator)]
 
 
 def optimizer_step(optimizer, loss, max_norm: float = 1.0) -> float:

@@ -1,0 +1,205 @@
+"""Reward models: a language model with a scalar head, taught by comparisons or by ratings.
+
+Follows Ouyang et al. 2022, arXiv 2203.02155, section 3.5: the SFT model without its output layer, a
+linear head on the last token, −log σ(r_chosen − r_rejected).
+
+Leaves out: all K(K−1)/2 pairs of a ranking as one batch element; pairs are shuffled one by one.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rlhf_minimal.checks import check_finite, check_positive, check_same_shape
+from rlhf_minimal.history import History, progress
+from rlhf_minimal.log_probs import hidden_states
+from rlhf_minimal.pairs import collate_answers, collate_pairs
+from rlhf_minimal.training import adamw, learning_rate_factor, minibatches, optimizer_step
+
+__all__ = [
+    "RewardModel",
+    "last_token_reward",
+    "pairwise_loss",
+    "rating_loss",
+    "train_on_ratings",
+    "train_reward_model",
+]
+
+
+def pairwise_loss(chosen, rejected, margin=0.0):
+    """−log σ(r_chosen − r_rejected − margin), the mean over pairs: Bradley–Terry's likelihood.
+
+    The −log matters: without it the "loss" σ(r_w − r_l) falls as the model gets worse.
+
+    Args:
+        chosen, rejected: rewards, ``(B,)`` each.
+        margin: by how much chosen should win; a number, or ``(B,)`` where graders said how sure.
+
+    Returns:
+        A scalar in nats; log 2 = 0.6931 where the model cannot tell.
+
+    >>> pairwise_loss(torch.tensor([1.0]), torch.tensor([1.0]))
+    tensor(0.6931)
+    """
+    check_same_shape(chosen=chosen, rejected=rejected)
+    return -F.logsigmoid(chosen - rejected - margin).mean()
+
+
+def rating_loss(predicted, ratings):
+    """Mean squared error between predicted rewards and human ratings.
+
+    Regression is what remains when people score single answers instead of comparing two; it
+    inherits every rater's private scale (see :func:`pairwise_loss` for the one that does not).
+
+    Args:
+        predicted: rewards given by the model, ``(B,)``.
+        ratings: what people gave, ``(B,)``, on one common scale.
+
+    Returns:
+        A scalar, in squared rating units.
+
+    >>> rating_loss(torch.tensor([7.0, 2.0]), torch.tensor([8.0, 2.0]))
+    tensor(0.5000)
+    """
+    check_same_shape(predicted=predicted, ratings=ratings)
+    check_finite("ratings", ratings)
+    return (predicted - ratings).square().mean()
+
+
+def last_token_reward(values, attention_mask):
+    """The value at each row's last real token, whichever side is padded.
+
+    Args:
+        values: a number a token, ``(B, T)``.
+        attention_mask: 1 for real tokens, ``(B, T)``.
+
+    Returns:
+        ``(B,)``.
+
+    >>> last_token_reward(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[1, 1, 0]]))
+    tensor([2.])
+    """
+    check_same_shape(values=values, attention_mask=attention_mask)
+    if not bool(attention_mask.any(-1).all()):
+        raise ValueError("a row of attention_mask has no real token: nothing to score")
+    positions = torch.arange(values.shape[1], device=values.device)
+    last = (positions * (attention_mask != 0)).argmax(-1)  # (B,)
+    return values.gather(-1, last[:, None]).squeeze(-1)
+
+
+class RewardModel(nn.Module):
+    """A language model's trunk and a linear head: one number for a prompt with its answer.
+
+    Args:
+        model: the causal language model to start from; pass a copy, its weights will be trained.
+
+    The head starts at zero, so every reward does; ``offset`` is subtracted from each reward and is
+    set by :meth:`centre`, because comparisons leave the zero of the scale open.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.trunk = model
+        self.head = nn.Linear(model.get_output_embeddings().in_features, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("offset", torch.zeros(()))
+
+    def token_values(self, tokens, attention_mask):
+        """A number at every token, ``(B, T)``."""
+        hidden = hidden_states(self.trunk, tokens, attention_mask)
+        return self.head(hidden).squeeze(-1) - self.offset
+
+    def forward(self, tokens, attention_mask):
+        """Rewards ``(B,)``, read at each row's last real token."""
+        return last_token_reward(self.token_values(tokens, attention_mask), attention_mask)
+
+    @torch.no_grad()
+    def centre(self, rewards) -> None:
+        """Move the scale's zero to the mean of ``rewards`` that this model gave."""
+        self.offset += rewards.mean()
+
+
+def train_reward_model(
+    model: RewardModel, pairs, *, steps: int, loss=pairwise_loss, pad_id: int = 0, **options
+) -> History:
+    """Train ``model`` in place on comparisons.
+
+    Args:
+        pairs: :class:`~rlhf_minimal.pairs.TokenPair`, as many as there are.
+        loss: called as ``loss(chosen, rejected)`` with rewards ``(B,)`` each.
+        options: batch_size, lr, warmup, schedule, seed, history, show_progress.
+
+    Returns:
+        The history: a row a step with loss and accuracy.
+    """
+
+    def batch_loss(rows):
+        tokens, attention_mask, _ = collate_pairs([pairs[i] for i in rows], pad_id, _device(model))
+        chosen, rejected = model(tokens, attention_mask).chunk(2)
+        return loss(chosen, rejected), {"accuracy": (chosen > rejected).float().mean()}
+
+    return _train(model, [pair.longest for pair in pairs], batch_loss, steps, **options)
+
+
+def train_on_ratings(
+    model: RewardModel,
+    examples,
+    ratings,
+    *,
+    steps: int,
+    loss=rating_loss,
+    pad_id: int = 0,
+    **options,
+) -> History:
+    """Train ``model`` in place on single answers with a rating each.
+
+    Args:
+        examples: ``N`` pairs of token-id lists, prompt and answer.
+        ratings: ``(N,)``.
+        loss: called as ``loss(predicted, ratings)``, ``(B,)`` each.
+    """
+    ratings = torch.as_tensor(ratings, dtype=torch.float32)
+    if len(ratings) != len(examples):
+        raise ValueError(f"there are {len(examples)} examples but {len(ratings)} ratings")
+
+    def batch_loss(rows):
+        prompts, answers = zip(*(examples[i] for i in rows), strict=True)
+        tokens, attention_mask, _ = collate_answers(prompts, answers, pad_id, _device(model))
+        return loss(model(tokens, attention_mask), ratings[rows].to(tokens.device)), {}
+
+    lengths = [len(prompt) + len(answer) for prompt, answer in examples]
+    return _train(model, lengths, batch_loss, steps, **options)
+
+
+def _train(
+    model,
+    lengths,
+    batch_loss,
+    steps: int,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    warmup: int = 10,
+    schedule: str = "cosine",
+    seed: int = 0,
+    history: History | None = None,
+    show_progress: bool = True,
+) -> History:
+    """The loop that comparisons and ratings share."""
+    check_positive(steps=steps, batch_size=batch_size, lr=lr)
+    history = history if history is not None else History()
+    optimizer = adamw(model, lr)
+    generator = torch.Generator().manual_seed(seed)
+    batches = minibatches(len(lengths), batch_size, steps, generator, lengths)
+    with history:
+        for step in progress(steps, "reward model", show_progress):
+            value, watched = batch_loss(next(batches).tolist())
+            for group in optimizer.param_groups:
+                group["lr"] = lr * learning_rate_factor(step, steps, warmup, schedule)
+            optimizer_step(optimizer, value)
+            history.record(step=step, loss=value, **watched)
+    return history
+
+
+def _device(model):
+    return next(model.parameters()).device
