@@ -101,6 +101,7 @@ def train_on_pairs(
     history: History | None = None,
     show_progress: bool = True,
     label: str = "pairs",
+    after_step=None,
 ) -> History:
     """The loop that all losses on pairs share.
 
@@ -110,6 +111,7 @@ def train_on_pairs(
         micro_batch: pairs that go through the model at once; the gradients of a batch's parts add
             up to the whole's. ``None``: the whole batch.
         history: where to record; a :class:`History` with a path survives Ctrl-C on disk.
+        after_step: called with the number of steps done, after each: save the model there.
     """
     check_positive(steps=steps, batch_size=batch_size)
     history = history if history is not None else History()
@@ -126,12 +128,16 @@ def train_on_pairs(
             watched = _accumulate(policy, pairs, rows, pair_loss, micro_batch, pad_id)
             norm = apply_gradients(optimizer)
             history.record(step=step, **watched, grad_norm=norm, lr=lr * factor)
+            if after_step is not None:
+                after_step(step + 1)
     return history
 
 
 def _accumulate(policy, pairs, rows, pair_loss, micro_batch, pad_id) -> dict:
     """Backward through one batch, part by part; returns its loss and watched numbers."""
     totals: dict[str, float] = {}
+    if micro_batch:  # pairs of like length share a part, which saves padding
+        rows = torch.tensor(sorted(rows.tolist(), key=lambda i: pairs[i].longest))
     for part in rows.split(micro_batch or len(rows)):
         log_probs = pair_log_probs(policy, [pairs[i] for i in part.tolist()], pad_id)
         value, watched = pair_loss(log_probs, part)
