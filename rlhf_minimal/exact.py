@@ -99,7 +99,7 @@ def optimality_gap(log_probs, reference_log_probs, rewards, beta: float):
     KL(π‖π*) says both how far a policy is from the optimum and what that costs.
 
     >>> log_probs = torch.tensor([[0.5, 0.5]]).log()
-    >>> optimality_gap(log_probs, log_probs, torch.tensor([[1.0, 1.0]]), beta=0.5)  # nothing to gain
+    >>> optimality_gap(log_probs, log_probs, torch.tensor([[1.0, 1.0]]), beta=0.5)  # all alike
     tensor(0.)
     """
     best = optimal_policy(reference_log_probs, rewards, beta)

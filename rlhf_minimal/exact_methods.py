@@ -1,8 +1,8 @@
 """Every method of the course, trained in the exact world of ``exact.py`` from the same reference.
 
-Each ``train_*`` starts a policy at the reference and returns it trained, with a history of its exact
-KL(π‖π*): the distance from the optimum. The losses, advantages and shaped rewards are those of the
-package, the very functions that train language models. The learning rate falls to 0 along a line.
+Each ``train_*`` starts a policy at the reference and returns it trained, with a history of its
+exact KL(π‖π*), the distance from the optimum. The losses, advantages and shaped rewards are the
+package's, those that train language models. The learning rate falls to 0 along a line.
 
 Leaves out: what only a neural network needs (warm-up, gradient clipping, minibatches).
 """
@@ -17,7 +17,7 @@ from rlhf_minimal.dpo import dpo_loss
 from rlhf_minimal.exact import World, objective
 from rlhf_minimal.grpo import rloo_advantages
 from rlhf_minimal.history import History
-from rlhf_minimal.kl import kl_estimates
+from rlhf_minimal.kl import kl_estimates, kl_from_logits
 from rlhf_minimal.policy_gradient import policy_gradient_loss
 from rlhf_minimal.ppo import clipped_policy_loss, value_loss
 from rlhf_minimal.rlhf import kl_shaped_rewards, token_advantages, whiten
@@ -100,15 +100,16 @@ def train_group(
     kl_in: str = "reward",
     group: int = 16,
     steps: int = 2000,
-    lr: float = 0.1,
+    lr: float = 0.05,
     seed: int = 0,
 ):
     """RLOO and GRPO: ``group`` sampled answers to each prompt, compared with each other.
 
     Args:
         advantages: ``(P, G) -> (P, G)``: :func:`rloo_advantages`, ``group_relative_advantages``, ….
-        kl_in: where the KL penalty enters: ``"reward"`` takes β·log(π/π_ref) off each reward (RLOO);
-            ``"k2"`` and ``"k3"`` add β times that estimate, differentiated, to the loss (GRPO: k3).
+        kl_in: where the KL penalty enters: ``"reward"`` takes β·log(π/π_ref) off each reward, as
+            RLOO does; ``"k2"`` and ``"k3"`` add β times that estimate to the loss, which is then
+            differentiated (GRPO: k3).
     """
     estimate = {"reward": None, "k2": 1, "k3": 2}
     if kl_in not in estimate:
@@ -134,7 +135,7 @@ def train_ppo_exact(
     world: World,
     *,
     group: int = 16,
-    steps: int = 2000,
+    steps: int = 1000,
     epochs: int = 2,
     lr: float = 0.05,
     lam: float = 1.0,
@@ -185,8 +186,8 @@ def train_on_preferences(
 
     Args:
         loss: called as ``loss(policy_chosen, policy_rejected, reference_chosen,
-            reference_rejected, beta=beta)`` with ``(B,)`` log-probabilities, here one pair at a time
-            (under ``torch.vmap``), so that each pair's loss can carry its weight.
+            reference_rejected, beta=beta)`` with ``(B,)`` log-probabilities, here one pair at a
+            time (under ``torch.vmap``), so that each pair's loss can carry its weight.
         beta: of the loss; ``None`` takes the world's.
         held_out: comparisons to measure the loss on, recorded as ``held_out_loss``.
     """
@@ -207,15 +208,14 @@ def train_on_preferences(
 
 
 def _descend(world, losses, steps, lr, *, extra=(), watch=None, rows: int = 100):
-    """Adam on what ``losses(policy)`` yields, a step of descent each; about ``rows`` measurements."""
+    """Adam on what ``losses(policy)`` yields, a step each; about ``rows`` measurements."""
     check_positive(steps=steps, lr=lr)
     policy, history, optimum = world.start(), History(steps=steps, lr=lr), world.optimum()
     optimizer = torch.optim.Adam([*policy.parameters(), *extra], lr=lr)
 
     def measure(step):
         with torch.no_grad():
-            log_probs = policy()
-            distance = (log_probs.exp() * (log_probs - optimum)).sum(-1).mean()
+            distance = kl_from_logits(policy(), optimum).mean()
             history.record(step=step, kl=distance, **(watch(policy) if watch else {}))
 
     measure(0)
