@@ -148,6 +148,6 @@ def _accumulate(policy, pairs, rows, pair_loss, micro_batch, pad_id) -> dict:
                 "or a bad pair"
             )
         (value * share).backward()
-        for name, number in {"loss": value, **watched}.items():
+        for name, number in {"loss": value.detach(), **watched}.items():
             totals[name] = totals.get(name, 0.0) + share * float(number)
     return totals

@@ -10,15 +10,13 @@ Elo) stand in :mod:`rlhf_minimal.bradley_terry` and can be imported from here to
 Leaves out: ties, ratings of single answers, downloading data.
 """
 
-import gzip
 import json
 import re
-import zlib
 from itertools import combinations
-from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_minimal.bradley_terry import bradley_terry_errors, elo_update, fit_bradley_terry
+from rlhf_minimal.preference_files import existing_file, hh_texts, numbered_lines, ranked_answers
 
 __all__ = [
     "Preference",
@@ -32,7 +30,6 @@ __all__ = [
     "split_conversation",
 ]
 
-ASSISTANT = "\n\nAssistant:"
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -62,8 +59,10 @@ class Preference(_Texts):
                 raise TypeError(f"{name} must be a string, not {type(text).__name__}")
             if not text.strip():
                 raise ValueError(f"{name} is empty")
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise ValueError(f"{name} holds half of a surrogate pair, which is no character")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # JSON can write half a surrogate pair: "\\ud800"
+                raise ValueError(f"{name} is no text: {error.reason} at {error.start}") from error
         if chosen == rejected:
             raise ValueError("chosen and rejected are the same answer; a pair needs two")
         return super().__new__(cls, prompt, chosen, rejected)
@@ -106,9 +105,9 @@ def pairs_from_ranking(prompt: str, best_to_worst) -> list[Preference]:
 def split_conversation(text: str) -> list[dict]:
     """An hh-rlhf transcript as chat messages.
 
-    Turns start with ``"\\n\\nHuman:"`` or ``"\\n\\nAssistant:"``. A last Assistant turn that is still
-    empty (the end of a prompt) is left out. Two turns of one speaker in a row become one, because
-    chat templates want speakers to alternate; text before the first turn is the user's.
+    Turns start with ``"\\n\\nHuman:"`` or ``"\\n\\nAssistant:"``. A last Assistant turn that is
+    still empty (the end of a prompt) is left out. Two turns of one speaker in a row become one,
+    because chat templates want speakers to alternate; text before the first turn is the user's.
 
     Returns:
         ``[{"role": "user" | "assistant", "content": str}, ...]``, contents stripped.
@@ -151,11 +150,11 @@ def read_hh_rlhf(path) -> tuple[list[Preference], list[SkippedRow]]:
     """
     preferences: list[Preference] = []
     skipped: list[SkippedRow] = []
-    for number, line in _numbered_lines(_existing_file(path)):
+    for number, line in numbered_lines(path):
         try:
             if isinstance(line, Exception):
                 raise line
-            preferences.append(_hh_preference(line))
+            preferences.append(Preference(*hh_texts(line)))
         except (ValueError, TypeError, RecursionError) as error:
             skipped.append(SkippedRow(number, str(error)))
     if not preferences and not skipped:
@@ -163,63 +162,12 @@ def read_hh_rlhf(path) -> tuple[list[Preference], list[SkippedRow]]:
     return preferences, skipped
 
 
-def _existing_file(path) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a directory; name a file in it")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    return path
-
-
-def _numbered_lines(path: Path):
-    """``(line number, bytes)`` of every line that is not blank; a damaged end as an exception."""
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        number = 0
-        try:
-            for number, line in enumerate(gzip.open(raw) if zipped else raw, start=1):
-                if line.strip():
-                    yield number, line
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            yield number + 1, ValueError(f"the compressed file is damaged from here on: {error}")
-
-
-def _hh_preference(line: bytes) -> Preference:
-    """One line as a pair; a ``ValueError`` or ``TypeError`` says what is wrong with it."""
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not valid UTF-8: {error.reason} at byte {error.start}") from error
-    except ValueError as error:
-        raise ValueError(f"not valid JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise TypeError(f"the line is a JSON {type(row).__name__}, not an object")
-    prompts, answers = [], []
-    for key in ("chosen", "rejected"):
-        if key not in row:
-            raise ValueError(f"the key {key!r} is missing; the row has {sorted(row)}")
-        if not isinstance(row[key], str):
-            raise TypeError(f"{key} must be a string, not {type(row[key]).__name__}")
-        prompt, mark, answer = row[key].rpartition(ASSISTANT)
-        if not mark:
-            raise ValueError(f"{key} has no Assistant turn (no '\\n\\nAssistant:')")
-        if not answer.strip():
-            raise ValueError(f"the {key} answer is empty")
-        prompts.append(prompt + mark)
-        answers.append(answer)
-    if prompts[0] != prompts[1]:
-        raise ValueError("the conversations differ before the last answer")
-    return Preference(prompts[0], *answers)
-
-
 def read_label_studio(
     path, prompt_key: str = "prompt", items_key: str = "items"
 ) -> tuple[list[Preference], list[SkippedRow]]:
-    """Read the JSON export of a Label Studio project whose ``Ranker`` sorts the items of a ``List``.
+    """Read the JSON export of a Label Studio project whose ``Ranker`` sorts a ``List``.
 
-    A task's ``data`` holds the prompt and the items, ``{"id": ..., "body": ...}``; each annotator's
+    A task's ``data`` holds the prompt and the items, ``{"id": ..., "body": ...}``; each
     annotation holds the ids in order, the best first, and becomes n(n − 1)/2 pairs.
 
     Args:
@@ -234,7 +182,7 @@ def read_label_studio(
         OSError: the file cannot be read. ValueError: it is not an export.
     """
     try:
-        tasks = json.loads(_existing_file(path).read_text(encoding="utf-8-sig"))
+        tasks = json.loads(existing_file(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(tasks, list) or not tasks:
@@ -248,27 +196,10 @@ def read_label_studio(
             continue
         for annotation in annotations:
             try:
-                answers = _ranked_answers(task["data"][items_key], annotation)
+                answers = ranked_answers(task["data"][items_key], annotation)
                 preferences += pairs_from_ranking(task["data"][prompt_key], answers)
             except KeyError as error:
                 skipped.append(SkippedRow(place, f"the key {error} is missing"))
             except (ValueError, TypeError, AttributeError) as error:
                 skipped.append(SkippedRow(place, str(error)))
     return preferences, skipped
-
-
-def _ranked_answers(items, annotation) -> list[str]:
-    """The items' bodies in the order in which one annotator put them."""
-    if annotation.get("was_cancelled"):
-        raise ValueError("the annotation was cancelled")
-    rankings = [entry["value"] for entry in annotation["result"] if entry["type"] == "ranker"]
-    if not rankings:
-        raise ValueError("the annotation was not finished: it holds no ranking")
-    columns = list(rankings[0]["ranker"].values())
-    if len(rankings) > 1 or len(columns) != 1:
-        raise ValueError("the annotation sorts into buckets or ranks twice; one ranking is needed")
-    bodies = {item["id"]: item["body"] for item in items}
-    (order,) = columns
-    if sorted(map(str, order)) != sorted(map(str, bodies)):
-        raise ValueError(f"the ranking names {order} but the items are {sorted(bodies)}")
-    return [bodies[identity] for identity in order]
