@@ -8,6 +8,7 @@ stores steps must mask it, or learn that an action led from a fallen pole to a s
 Leaves out: continuous actions, image observations, environments in other processes.
 """
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -21,6 +22,7 @@ __all__ = [
     "Rollout",
     "evaluate_policy",
     "make_environments",
+    "one_thread",
     "play_episodes",
     "rollouts",
 ]
@@ -64,6 +66,21 @@ def make_environments(env_id: str, num_envs: int):
     return envs
 
 
+@contextmanager
+def one_thread():
+    """Torch on one thread inside, as before outside.
+
+    On matrices this small a second thread only waits for the first, and where other programs want
+    the cores too, it waits long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Episodes(NamedTuple):
     """One whole episode of each of ``N`` environments; ``T`` is the longest one's length."""
 
@@ -102,7 +119,7 @@ def play_episodes(policy, envs, generator=None, seed=None) -> Episodes:
 
 
 class Rollout(NamedTuple):
-    """``T`` steps of ``N`` environments; row ``T`` of ``observations`` is where the last one led."""
+    """``T`` steps of ``N`` environments; the last row of observations is where they ended up."""
 
     observations: torch.Tensor  # (T + 1, N, D)
     actions: torch.Tensor  # (T, N)

@@ -14,13 +14,13 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from rlhf_minimal.checks import (
-    check_finite,
-    check_nonnegative,
-    check_positive,
-    check_same_shape,
+from rlhf_minimal.checks import check_finite, check_nonnegative, check_positive, check_same_shape
+from rlhf_minimal.environments import (
+    evaluate_policy,
+    make_environments,
+    one_thread,
+    play_episodes,
 )
-from rlhf_minimal.environments import evaluate_policy, make_environments, play_episodes
 from rlhf_minimal.history import History, progress
 
 __all__ = [
@@ -119,8 +119,7 @@ def action_log_probs(logits, actions):
 def policy_gradient_loss(log_probs, weights):
     """The REINFORCE loss ``-mean(log π(a|s) · weight)``.
 
-    Its gradient is minus the policy gradient; its *value* means nothing: it does not fall as the
-    policy gets better.
+    Its gradient is minus the policy gradient; its *value* does not fall as the policy gets better.
 
     Args:
         log_probs: of the actions taken, shape ``(N,)``, with gradient.
@@ -174,10 +173,12 @@ def build_policy(kind, envs, hidden, seed: int):
 
 
 def solved(history, target_return, in_a_row: int = 3) -> bool:
-    """Whether the last ``in_a_row`` greedy evaluations all reached ``target_return``.
+    """Whether the last ``in_a_row`` greedy evaluations all reached ``target_return`` (if not None).
 
     One lucky check is no solution: a policy may pass and fall apart in the next update.
     """
+    if target_return is None:
+        return False
     checks = [row["greedy_return"] for row in history.rows if "greedy_return" in row]
     return len(checks) >= in_a_row and min(checks[-in_a_row:]) >= target_return
 
@@ -189,7 +190,7 @@ def train_reinforce(
     max_steps: int,
     num_envs: int = 16,
     gamma: float = 0.99,
-    learning_rate: float = 5e-3,
+    learning_rate: float = 7e-3,
     hidden=(64, 64),
     returns=discounted_returns,
     baseline=normalise,
@@ -228,8 +229,13 @@ def train_reinforce(
     generator = torch.Generator().manual_seed(seed)
     history = History() if history is None else history
     steps, next_check, environment_seed = 0, evaluate_every, seed
-    with history, closing(envs), progress(max_steps, "REINFORCE", show_progress) as bar:
-        while steps < max_steps and not (target_return and solved(history, target_return)):
+    with (
+        history,
+        one_thread(),
+        closing(envs),
+        progress(max_steps, "REINFORCE", show_progress) as bar,
+    ):
+        while steps < max_steps and not solved(history, target_return):
             episodes = play_episodes(policy, envs, generator, environment_seed)
             environment_seed = None  # from here on the environments' random state runs on
             mask = episodes.mask
@@ -245,11 +251,8 @@ def train_reinforce(
             batch_loss.backward()
             optimizer.step()
             steps += len(actions)
-            row = {
-                "steps": steps,
-                "mean_return": episodes.rewards.sum(dim=0).mean(),
-                "loss": batch_loss.detach(),
-            }
+            row = {"steps": steps, "loss": batch_loss.detach()}
+            row["mean_return"] = episodes.rewards.sum(dim=0).mean()
             if steps >= next_check:
                 row["greedy_return"] = evaluate_policy(policy, env_id, seed=seed + steps).mean()
                 next_check = steps + evaluate_every

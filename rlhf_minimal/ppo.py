@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rlhf_minimal.checks import check_nonnegative, check_positive
-from rlhf_minimal.environments import evaluate_policy, make_environments, rollouts
+from rlhf_minimal.environments import evaluate_policy, make_environments, one_thread, rollouts
 from rlhf_minimal.history import History, progress
 from rlhf_minimal.policy_gradient import action_log_probs, build_policy, mlp, normalise, solved
 from rlhf_minimal.ppo_losses import (
@@ -91,7 +91,7 @@ def _watch(policy, batch, values, loss, clip) -> dict:
 
 
 def _update(
-    policy, optimizer, batch, loss, epochs, minibatch_size, max_grad_norm, target_kl, generator
+    policy, optimizer, batch, loss, generator, epochs, minibatch_size, max_grad_norm, target_kl
 ):
     """``epochs`` passes over the stored actions in shuffled minibatches.
 
@@ -184,7 +184,7 @@ def train_ppo(
         )
 
     steps, next_check = 0, evaluate_every
-    with history, closing(envs), progress(max_steps, "PPO", show_progress) as bar:
+    with history, one_thread(), closing(envs), progress(max_steps, "PPO", show_progress) as bar:
         for rollout in rollouts(policy, envs, rollout_length, generator, seed):
             optimizer.param_groups[0]["lr"] = learning_rate * (1 - steps / max_steps)
             batch, values = _score(policy, rollout, advantages, gamma, lam)
@@ -193,11 +193,11 @@ def train_ppo(
                 optimizer,
                 batch,
                 loss,
+                generator,
                 epochs,
                 minibatch_size,
                 max_grad_norm,
                 target_kl,
-                generator,
             )
             steps += len(values)
             row = {"steps": steps} | _watch(policy, batch, values, loss, clip)
@@ -208,5 +208,5 @@ def train_ppo(
                 next_check = steps + evaluate_every
             history.record(**row)
             bar.update(len(values))
-            if steps >= max_steps or (target_return and solved(history, target_return)):
+            if steps >= max_steps or solved(history, target_return):
                 return policy, history

@@ -1,8 +1,8 @@
 """What PPO minimises and what it watches: GAE, the clipped surrogate, value loss, entropy, KL.
 
 Follows Schulman et al. 2017 (1707.06347) and, for generalised advantage estimation, Schulman et al.
-2016 (1506.02438). Pure functions of tensors of any shape: ``(N,)`` for control, ``(B, T)`` with a mask
-for language models. Lessons import them from ``ppo.py``.
+2016 (1506.02438). Pure functions of tensors of any shape: ``(N,)`` for control, ``(B, T)`` with a
+mask for language models. Lessons import them from ``ppo.py``.
 
 Leaves out: value clipping, the adaptive KL penalty (``kl.py`` has the controller).
 """
@@ -25,9 +25,9 @@ __all__ = [
 def gae(rewards, values, next_values, terminated, done, gamma: float, lam: float):
     """Generalised advantage estimation.
 
-    ``δ_t = r_t + γ·V(s_{t+1}) − V(s_t)`` and ``A_t = δ_t + γλ·A_{t+1}`` (Schulman et al. 2016, eq. 16,
-    as a recursion). λ = 1 gives the return less the value (no bias, much variance), λ = 0 the TD
-    error alone.
+    ``δ_t = r_t + γ·V(s_{t+1}) − V(s_t)`` and ``A_t = δ_t + γλ·A_{t+1}`` (Schulman et al. 2016,
+    eq. 16, as a recursion). λ = 1 gives the return less the value (no bias, much variance), λ = 0
+    the TD error alone.
 
     A pole that fell and a clock that ran out are different ends. After termination there is no
     future: ``V(s_{t+1})`` counts as 0 and is not even read. After truncation the future exists but
