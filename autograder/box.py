@@ -168,6 +168,7 @@ class Sources:
         self.dropped = dict(request.get("dropped", {}))
         self.lines: dict[str, dict[int, str]] = {}          # the student's, by cell and line
         self.failures: list[dict] = []
+        self.failed: dict[str, dict] = {}                   # a name, and why it could not be defined
 
     def run(self, name: str, statements) -> dict:
         """Run each statement; one that fails is remembered and costs only what it defines."""
@@ -188,6 +189,8 @@ class Sources:
                 for defined in statement["defines"]:
                     if statement["kind"] == "value":
                         self.dropped.setdefault(defined, statement["label"])
+                    elif name == "__main__":
+                        self.failed[defined] = self.failures[-1]
         return vars(module)
 
     def stand_in(self, name, source):
@@ -220,6 +223,8 @@ class Sources:
         described = {"kind": kind, "message": message, "frames": shown, "stub": stub}
         if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
             name = getattr(error, "name", None)
-            described["name"] = name if isinstance(name, str) else None
-            described["set_in"] = self.dropped.get(name) if isinstance(name, str) else None
+            if type(name) is not str:
+                return described
+            described |= {"name": name, "set_in": self.dropped.get(name)}
+            return self.failed.get(name, described)
         return described

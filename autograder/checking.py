@@ -24,7 +24,8 @@ class Session:
 
     def __init__(self):
         self.root = lessons.find_root()
-        self.runner = start(preload=idle_modules())
+        lessons.add_to_path(self.root)
+        self.runner = start()
         self.judges: dict[str, Judge] = {}
         self.verdicts: dict[str, dict[str, str]] = {}
         self.functions: dict[str, object] = {}
@@ -38,11 +39,6 @@ class Session:
             files = dict.fromkeys(path for name in sorted(used) for path in lessons.declaring(self.root, name))
             self.judges[file] = Judge(self.runner, [lesson, *map(lessons.load_lesson, files)])
         return self.judges[file]
-
-
-def idle_modules() -> list[str]:
-    """Nothing: a lesson names what it needs when it is first checked."""
-    return []
 
 
 SESSION: Session | None = None

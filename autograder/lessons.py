@@ -14,6 +14,7 @@ import importlib.util
 import os
 import re
 import sys
+import threading
 from pathlib import Path
 
 from autograder.cells import Cell
@@ -53,6 +54,22 @@ def find_root(start=None) -> Path:
     )
 
 
+def add_to_path(root: Path) -> None:
+    """Let the course's package be imported, here and in every box started afterwards."""
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
+
+
+def hidden_paths(root: Path) -> list[Path]:
+    """The course's folders that no box needs: tests, solutions, lessons, history; packages stay."""
+    needed = [Path(p).resolve() for p in [*sys.path, sys.prefix, sys.base_prefix] if p]
+    return [
+        path for path in sorted(Path(root).resolve().iterdir())
+        if path.is_dir() and not path.is_symlink() and not (path / "__init__.py").exists()
+        and not any(part == path or path in part.parents for part in needed)
+    ]
+
+
 def test_files(root: Path) -> list[Path]:
     """The files that declare exercises, by lesson."""
     folder = Path(root) / "tests" / "exercises"
@@ -78,9 +95,7 @@ def load_lesson(path: Path) -> Lesson:
 @functools.lru_cache(maxsize=64)
 def _load(path: Path, _changed: int) -> Lesson:
     number, topic = TEST_FILE.search(path.name).groups()
-    root = str(path.parent.parent.parent)
-    if root not in sys.path:
-        sys.path.append(root)
+    add_to_path(path.parent.parent.parent)
     name = f"autograder_exercises_{number}_{topic}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -160,16 +175,19 @@ def _read_file(text: str, name: str):
     return read_source([Cell(name, text)])
 
 
+ONE_AT_A_TIME = threading.RLock()           # torch's random numbers belong to the whole process
+
+
 @contextlib.contextmanager
 def undisturbed():
-    """Random numbers, default dtype and gradient mode as they are in a fresh process, put back after."""
+    """Random numbers, default dtype and gradient mode as in a fresh process, put back after."""
     import random
 
     import numpy
     import torch
 
     state, python, dtype = numpy.random.get_state(), random.getstate(), torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.set_default_dtype(torch.float32)
         try:
             yield

@@ -97,10 +97,8 @@ def forward(answer, case):
 @Shifted.probe(points=1)
 def learns(answer, case):
     model = answer.Shifted(case["start"])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(case["x"]).sum().backward()
-    optimizer.step()
-    return dict(after=[p.detach() for p in model.parameters()])
+    return dict(after=[p.detach() - 0.1 * p.grad for p in model.parameters()])
 
 
 @Shifted.mistake("The shift is no parameter, so that nothing is learned.")
