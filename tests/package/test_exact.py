@@ -476,6 +476,19 @@ def test_with_a_thousand_comparisons_dpo_ends_farther_than_it_began(seed):
     assert history["kl"][-1] > 2 * BEGINS
 
 
+def test_with_a_thousand_comparisons_dpo_ends_on_the_answers_that_happened_never_to_lose():
+    """Nothing in the labels holds such an answer back, so its implicit reward rises without end."""
+    data = sample_preferences(WORLD, 1_000, torch.Generator().manual_seed(0))
+    wins, losses = torch.zeros(4, 125), torch.zeros(4, 125)
+    different = data.chosen != data.rejected
+    for table, answers in ((wins, data.chosen), (losses, data.rejected)):
+        table[data.prompt[different], answers[different]] = 1.0
+    lucky = (wins > 0) & (losses == 0)
+    policy, _ = train_on_preferences(WORLD, data)
+    assert (policy().detach().exp() * lucky).sum(-1).min() > 0.8
+    assert (OPTIMUM.exp() * lucky).sum(-1).max() < 0.5
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_with_a_hundred_thousand_comparisons_dpo_comes_near(seed):
     data = sample_preferences(WORLD, 100_000, torch.Generator().manual_seed(seed))
