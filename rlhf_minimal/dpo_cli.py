@@ -7,7 +7,6 @@ Leaves out: adapters and 4-bit weights, resuming a run, several GPUs, and sampli
 """
 
 import argparse
-import resource
 import sys
 import time
 from collections import Counter
@@ -20,6 +19,11 @@ from rlhf_minimal.dpo import dpo_loss, ipo_loss, reference_log_probs, train_dpo
 from rlhf_minimal.held_out import held_out_report, split_by_prompt
 from rlhf_minimal.history import History, write_json
 from rlhf_minimal.preferences import read_hh_rlhf
+
+try:
+    import resource
+except ImportError:  # Windows does not have it; the peak memory is then not reported
+    resource = None
 
 __all__ = ["add_dpo_command", "run_dpo"]
 
@@ -89,7 +93,7 @@ def _run(arguments) -> int:
     try:
         run_dpo(arguments)
     except KeyboardInterrupt:
-        print(f"interrupted; what there is was saved in {arguments.out}", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
         line = " ".join(str(error).split())
@@ -124,6 +128,12 @@ def run_dpo(arguments) -> dict:
 
     if arguments.loss == "ipo" and arguments.label_smoothing:
         raise ValueError("--label-smoothing belongs to --loss dpo; IPO has a finite optimum anyway")
+    if arguments.max_prompt >= arguments.max_length:
+        raise ValueError(
+            f"--max-prompt is {arguments.max_prompt}; it must be below --max-length, which is "
+            f"{arguments.max_length}, to leave room for the answer"
+        )
+    arguments.out.mkdir(parents=True, exist_ok=True)  # now, not after an hour of training
     train_texts, held_out_texts, skipped = _read_pairs(arguments)
     model, tokenizer = load_model(arguments.model, arguments.gguf)
     lengths = dict(max_length=arguments.max_length, max_prompt=arguments.max_prompt)
@@ -146,6 +156,7 @@ def run_dpo(arguments) -> dict:
         "held_out_pairs": len(held_out),
         "truncated": {"training": cut, "held_out": held_out_cut},
         "skipped": dict(skipped),
+        "interrupted": False,
     }
     result["settings"] |= {"pairs": arguments.pairs.name, "out": arguments.out.name}
     result["settings"]["model"] = Path(arguments.model).name
@@ -157,7 +168,9 @@ def run_dpo(arguments) -> dict:
     try:
         result |= _train(arguments, model, pairs, reference, padding_id(tokenizer), saved)
     except KeyboardInterrupt:
-        saved(interrupted=True)
+        result["interrupted"] = True
+        saved()
+        print(f"the model and its history so far are in {arguments.out}", file=sys.stderr)
         raise
     saved()  # before the last numbers, so that a failure there loses nothing
     tokens = torch.tensor([[len(pair.chosen), len(pair.rejected)] for pair in held_out])
@@ -199,14 +212,16 @@ def _train(arguments, model, pairs, reference, pad_id, save) -> dict:
     return {"training_seconds": seconds, "seconds_per_step": seconds / arguments.steps}
 
 
-def _save(out: Path, model, tokenizer, result: dict, interrupted: bool = False) -> None:
+def _save(out: Path, model, tokenizer, result: dict) -> None:
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
-    write_json(out / "result.json", result | {"interrupted": interrupted})
+    write_json(out / "result.json", result)
 
 
 def _peak_memory_gb() -> float:
     """The process's largest memory so far; Linux counts it in KiB, macOS in bytes."""
+    if resource is None:
+        return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
