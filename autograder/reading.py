@@ -84,7 +84,7 @@ def _read_cell(cell: Cell, reading: Reading) -> None:
 def _read_pieces(cell, source, error, reading) -> None:
     """A cell that is not Python as a whole: each top-level piece is tried alone."""
     lines = source.split("\n")
-    starts = [i for i, line in enumerate(lines) if re.match(r"(def|class|async|import|from|@|\w+ *=)\b?", line)]
+    starts = [i for i, line in enumerate(lines) if re.match(r"(?:(?:def|class|async|import|from)\b|@|\w+ *=)", line)]
     starts = [i for k, i in enumerate(starts) if k == 0 or not lines[starts[k - 1]].startswith("@")]
     for begin, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         piece = "\n" * begin + "\n".join(lines[begin:end])

@@ -162,9 +162,16 @@ def _first_process(request, reply, plan, uid, scratch) -> None:
         ended, status, usage = os.wait4(-1, 0)
         if ended == pid:
             break
-    if usage.ru_utime + usage.ru_stime >= request["seconds"]:
-        os._exit(100)                                    # out of computing time
+    if _out_of_time(status, usage, request["seconds"]):
+        os._exit(100)
     os._exit(0 if os.WIFEXITED(status) and not os.WEXITSTATUS(status) else _as_code(status))
+
+
+def _out_of_time(status: int, usage, seconds: float) -> bool:
+    """Whether the limit on computing time ended it: by its signal, or by a kill when time was up."""
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        return True
+    return usage.ru_utime + usage.ru_stime >= 0.95 * seconds
 
 
 def _as_code(status: int) -> int:
@@ -198,7 +205,7 @@ def _wait(pid: int, wall: float, cpu: float) -> dict:
             return {"end": "timeout"}
         signal.sigtimedwait({signal.SIGCHLD}, min(left, 1.0))
     code = os.waitstatus_to_exitcode(status)
-    if code == 100 or code == -signal.SIGXCPU or usage.ru_utime + usage.ru_stime >= cpu:
+    if code == 100 or _out_of_time(status, usage, cpu):
         return {"end": "timeout"}
     if code < 0 or code > 100:
         return {"end": "signal", "signal": -code if code < 0 else code - 100}

@@ -5,7 +5,8 @@ import torch
 from autograder import copies, exercise, grads, leaves
 
 weighted_mean = exercise(
-    "weighted_mean", number="01.1", points=2, reference="toycourse.sums:weighted_mean", seconds=1
+    "weighted_mean", number="01.1", points=2, reference="toycourse.sums:weighted_mean", seconds=1,
+    memory_mb=300,
 )
 
 

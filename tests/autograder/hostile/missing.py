@@ -1,0 +1,6 @@
+"""The function is not there."""
+
+
+def running_total(values):
+    """The innocent exercise beside it."""
+    return values.cumsum(-1)
