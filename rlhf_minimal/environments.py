@@ -25,6 +25,7 @@ __all__ = [
     "one_thread",
     "play_episodes",
     "rollouts",
+    "solved",
 ]
 
 
@@ -177,3 +178,14 @@ def evaluate_policy(policy, env_id: str = "CartPole-v1", *, episodes: int = 20, 
         return play_episodes(policy, envs, seed=seed).rewards.sum(dim=0).float()
     finally:
         envs.close()
+
+
+def solved(history, target_return, in_a_row: int = 3) -> bool:
+    """Whether the last ``in_a_row`` greedy evaluations all reached ``target_return`` (if not None).
+
+    One lucky check is no solution: a policy may pass and fall apart in the next update.
+    """
+    if target_return is None:
+        return False
+    checks = [row["greedy_return"] for row in history.rows if "greedy_return" in row]
+    return len(checks) >= in_a_row and min(checks[-in_a_row:]) >= target_return

@@ -20,6 +20,7 @@ from rlhf_minimal.environments import (
     make_environments,
     one_thread,
     play_episodes,
+    solved,
 )
 from rlhf_minimal.history import History, progress
 
@@ -33,7 +34,6 @@ __all__ = [
     "no_baseline",
     "normalise",
     "policy_gradient_loss",
-    "solved",
     "subtract_mean",
     "train_reinforce",
 ]
@@ -170,17 +170,6 @@ def build_policy(kind, envs, hidden, seed: int):
     with torch.random.fork_rng(devices=[]):  # the caller's global random state stays as it is
         torch.manual_seed(seed)
         return kind(envs.single_observation_space.shape[0], int(envs.single_action_space.n), hidden)
-
-
-def solved(history, target_return, in_a_row: int = 3) -> bool:
-    """Whether the last ``in_a_row`` greedy evaluations all reached ``target_return`` (if not None).
-
-    One lucky check is no solution: a policy may pass and fall apart in the next update.
-    """
-    if target_return is None:
-        return False
-    checks = [row["greedy_return"] for row in history.rows if "greedy_return" in row]
-    return len(checks) >= in_a_row and min(checks[-in_a_row:]) >= target_return
 
 
 def train_reinforce(

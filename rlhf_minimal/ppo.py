@@ -12,9 +12,15 @@ import torch
 from torch import nn
 
 from rlhf_minimal.checks import check_nonnegative, check_positive
-from rlhf_minimal.environments import evaluate_policy, make_environments, one_thread, rollouts
+from rlhf_minimal.environments import (
+    evaluate_policy,
+    make_environments,
+    one_thread,
+    rollouts,
+    solved,
+)
 from rlhf_minimal.history import History, progress
-from rlhf_minimal.policy_gradient import action_log_probs, build_policy, mlp, normalise, solved
+from rlhf_minimal.policy_gradient import action_log_probs, build_policy, mlp, normalise
 from rlhf_minimal.ppo_losses import (
     approximate_kl,
     categorical_entropy,

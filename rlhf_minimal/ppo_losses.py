@@ -201,4 +201,6 @@ def explained_variance(values, returns):
     tensor(0.7500)
     """
     check_same_shape(values=values, returns=returns)
-    return 1 - (returns - values).var(correction=0) / returns.var(correction=0)
+    spread = returns.var(correction=0)
+    unexplained = (returns - values).var(correction=0) / spread
+    return (1 - unexplained).where(spread > 0, torch.nan)
