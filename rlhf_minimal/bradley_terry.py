@@ -132,11 +132,17 @@ def elo_update(rating_a: float, rating_b: float, score_a: float, k: float = 32.0
     Returns:
         ``(new_rating_a, new_rating_b)``.
 
+    Raises:
+        ValueError: a rating is not finite, score_a is outside [0, 1], or k is not above 0.
+
     >>> elo_update(1500.0, 1500.0, 1.0)
     (1516.0, 1484.0)
     >>> [round(rating, 2) for rating in elo_update(1600.0, 1200.0, 0.0)]  # E_a = 10/11
     [1570.91, 1229.09]
     """
+    for name, rating in (("rating_a", rating_a), ("rating_b", rating_b)):
+        if not -float("inf") < rating < float("inf"):
+            raise ValueError(f"{name} is {rating}; it must be a finite number")
     if not 0 <= score_a <= 1:
         raise ValueError(f"score_a is {score_a}; it must be between 0 (b won) and 1 (a won)")
     if not 0 < k < float("inf"):

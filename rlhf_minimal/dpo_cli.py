@@ -152,6 +152,7 @@ def run_dpo(arguments) -> dict:
     result = {
         "settings": {k: v for k, v in vars(arguments).items() if k not in ("run", "quiet")},
         "parameters": sum(p.numel() for p in model.parameters()),
+        "threads": torch.get_num_threads(),
         "training_pairs": len(pairs),
         "held_out_pairs": len(held_out),
         "truncated": {"training": cut, "held_out": held_out_cut},

@@ -264,10 +264,14 @@ def test_elo_moves_by_k_times_the_surprise(ratings, score, after):
     assert elo_update(*ratings, score) == pytest.approx(after, abs=1e-9)
 
 
-@pytest.mark.parametrize("bad", [{"score_a": 2}, {"score_a": math.nan}, {"k": 0}, {"k": -1}])
-def test_elo_refuses_scores_and_steps_out_of_range(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        elo_update(1500, 1500, **({"score_a": 1} | bad))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("score_a", 2), ("score_a", math.nan), ("k", 0), ("k", -1), ("rating_b", math.nan)],
+)
+def test_elo_refuses_numbers_out_of_range(name, value):
+    good = {"rating_a": 1500, "rating_b": 1500, "score_a": 1}
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        elo_update(**(good | {name: value}))
 
 
 # Label Studio
