@@ -91,6 +91,7 @@ class Episodes(NamedTuple):
     mask: torch.Tensor  # (T, N), True while the episode runs
 
 
+@one_thread()
 @torch.inference_mode()
 def play_episodes(policy, envs, generator=None, seed=None) -> Episodes:
     """Play one episode in every environment, from reset to end.
