@@ -86,10 +86,10 @@ def fit_bradley_terry(wins, tolerance: float = 1e-10, max_steps: int = 100):
         gradient = (wins - expected).sum(1)
         # Adding 1/n everywhere fills the one direction (all strengths together) that is free.
         step = torch.linalg.solve(_information(wins, strengths) + 1 / n, gradient)
-        # A full Newton step may overshoot far from the top: halve it until the likelihood rises.
-        while step.abs().max() > tolerance and (
-            _log_likelihood(wins, strengths + step) < _log_likelihood(wins, strengths)
-        ):
+        # A full Newton step may overshoot far from the top: halve it until the likelihood does not
+        # fall (by more than the rounding of its sum, which is all that is left near the top).
+        now = _log_likelihood(wins, strengths)
+        while _log_likelihood(wins, strengths + step) < now * (1 + 1e-12):
             step = step / 2
         strengths = strengths + step
         if step.abs().max() <= tolerance:
