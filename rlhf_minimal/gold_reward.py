@@ -7,6 +7,7 @@ anecdotes. The learners never see it; they see the annotator's comparisons.
 Leaves out: learning from the gold reward. It is for looking, and for the annotator.
 """
 
+import itertools
 import math
 import random
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def _summary_facts(prompt, answer):
 def _neighbours(text: str):
     """Words side by side; the start of the text and of each sentence look alike."""
     words = [".", *("." if word == "!" else word for word in text.split())]
-    return list(zip(words, words[1:], strict=False))
+    return list(itertools.pairwise(words))
 
 
 @lru_cache(maxsize=1)
@@ -144,6 +145,6 @@ class Annotator:
     def prefers_first(self, prompt: str, first: str, second: str, rng: random.Random) -> bool:
         """One comparison, drawn with ``rng``."""
         difference = self.score(prompt, first) - self.score(prompt, second)
-        probability = 1 / (1 + math.exp(-difference / self.temperature))
+        probability = 0.5 + 0.5 * math.tanh(difference / (2 * self.temperature))  # σ, no overflow
         probability = probability * (1 - self.noise) + (1 - probability) * self.noise
         return rng.random() < probability

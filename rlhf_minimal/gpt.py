@@ -1,7 +1,8 @@
 """A decoder-only transformer in a hundred lines, and its key-value cache.
 
-Follows Radford et al. 2019 (GPT-2): pre-norm blocks, learned positions, GELU, and an output layer
-that shares its weights with the token embedding.
+Follows Radford et al. 2019 (GPT-2): pre-norm blocks, learned positions, and an output layer that
+shares its weights with the token embedding. Departures: ReLU for GELU, which at this size takes a
+fifth of a step's time on a CPU, and a larger initialisation.
 
 Leaves out: dropout (the toy corpora are generated, so nothing repeats) and rotary positions.
 """
@@ -68,7 +69,7 @@ class Block(nn.Module):
 
     def forward(self, x, visible, cache=None, layer=0):
         x = x + self.attend(self.norm_1(x), visible, cache, layer)
-        return x + self.narrow(F.gelu(self.widen(self.norm_2(x)), approximate="tanh"))
+        return x + self.narrow(F.relu(self.widen(self.norm_2(x))))
 
     def attend(self, x, visible, cache, layer):
         """Multi-head attention; ``visible`` is ``(B, 1, T, S)`` booleans, or None for causal."""
@@ -105,10 +106,10 @@ class GPT(nn.Module):
         self.output.weight = self.embed_token.weight
         self.apply(self._initialise)
 
-    @staticmethod
-    def _initialise(module):
+    def _initialise(self, module):
+        # GPT-2's 0.02 suits a width of 768; a width of 64 learns much faster from 1/√width.
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=self.config.width**-0.5)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 

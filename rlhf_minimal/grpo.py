@@ -7,9 +7,24 @@ Leaves out: rewards for single steps of an answer, and asynchronous sampling.
 """
 
 
-from rlhf_minimal.checks import check_finite, check_same_shape
+import torch
 
-__all__ = ["group_relative_advantages", "rloo_advantages"]
+from rlhf_minimal.checks import check_finite, check_nonnegative, check_positive, check_same_shape
+from rlhf_minimal.history import History, progress
+from rlhf_minimal.kl import kl_estimates
+from rlhf_minimal.log_probs import answer_log_probs, masked_mean
+from rlhf_minimal.ppo import clipped_policy_loss
+from rlhf_minimal.rollouts import sample_rollouts
+from rlhf_minimal.training import adamw, optimizer_step
+
+__all__ = [
+    "group_relative_advantages",
+    "grpo_loss",
+    "rloo_advantages",
+    "rloo_loss",
+    "train_grpo",
+    "train_rloo",
+]
 
 
 def rloo_advantages(rewards):
@@ -70,3 +85,174 @@ def _check_groups(rewards) -> int:
         )
     check_finite("rewards", rewards)
     return rewards.shape[1]
+
+
+def grpo_loss(
+    log_probs, old_log_probs, ref_log_probs, advantages, mask, beta: float = 0.04, clip: float = 0.2
+):
+    """The clipped surrogate plus β times the KL estimate k3, the mean over answer tokens.
+
+    Shao et al. 2024, equation 3, averaged over all tokens of the batch (as Liu et al. 2025 advise)
+    instead of within each answer first, which would favour long wrong answers.
+
+    Args:
+        log_probs, old_log_probs, ref_log_probs: of the sampled tokens, ``(B, T)``; only the first
+            has a gradient.
+        advantages: one an answer, ``(B,)``: every token of an answer gets the same.
+        mask: 1 on answer tokens, ``(B, T)``.
+        beta: price of a nat of KL a token, at least 0. k3 is unbiased as an estimate, but its
+            gradient is not that of the KL (see the lesson on KL).
+
+    Returns:
+        A scalar.
+    """
+    check_nonnegative(beta=beta)
+    per_token = advantages[:, None].expand_as(log_probs)
+    surrogate = clipped_policy_loss(log_probs, old_log_probs, per_token, clip, mask)
+    return surrogate + beta * masked_mean(kl_estimates(log_probs, ref_log_probs)[2], mask)
+
+
+def rloo_loss(log_probs, advantages, mask):
+    """REINFORCE on whole answers: −A·log π(y|x), the mean over answers.
+
+    Args:
+        log_probs: of the sampled tokens, ``(B, T)``.
+        advantages: of rewards from which β·log(π/π_ref) has been taken already, ``(B,)``.
+        mask: 1 on answer tokens, ``(B, T)``.
+    """
+    sequence_log_probs = torch.where(mask != 0, log_probs, 0.0).sum(-1)
+    return -(advantages.detach() * sequence_log_probs).mean()
+
+
+def train_grpo(
+    policy,
+    reference,
+    score,
+    prompts,
+    *,
+    beta: float = 0.04,
+    clip: float = 0.2,
+    advantages=group_relative_advantages,
+    loss=grpo_loss,
+    **options,
+) -> History:
+    """Train ``policy`` in place by GRPO: sample a group of answers a prompt, compare within it.
+
+    Args:
+        score: called as ``score(rollouts) -> (B,)``: a reward model's, or a verifier's.
+        prompts: lists of token ids, from which each step draws some.
+        beta: price of the KL, in the loss. Rewards are measured in standard deviations of their
+            group here, so this β is no number to compare with PPO's.
+        advantages: called as ``advantages(rewards) -> (B, G)``.
+        loss: called as :func:`grpo_loss` is.
+        options: those of :func:`train_on_groups`: steps, max_new_tokens, end_id, group_size, ….
+    """
+
+    def group_loss(log_probs, old_log_probs, ref_log_probs, advantage, mask):
+        return loss(log_probs, old_log_probs, ref_log_probs, advantage, mask, beta, clip)
+
+    def shaped(scores, log_ratio):
+        return scores
+
+    everything = (policy, reference, score, prompts, shaped, advantages, group_loss)
+    return train_on_groups(*everything, label="GRPO", **options)
+
+
+def train_rloo(
+    policy,
+    reference,
+    score,
+    prompts,
+    *,
+    beta: float = 0.1,
+    advantages=rloo_advantages,
+    loss=rloo_loss,
+    **options,
+) -> History:
+    """Train ``policy`` in place by RLOO: REINFORCE on r − β·log(π/π_ref), baseline leave-one-out.
+
+    One descent step a batch: there is no ratio here that would correct for a second.
+
+    Args:
+        beta: price of a nat of KL, in the reward, as PPO's.
+        loss: called as :func:`rloo_loss` is.
+        options: those of :func:`train_on_groups`.
+    """
+    check_nonnegative(beta=beta)
+
+    def group_loss(log_probs, old_log_probs, ref_log_probs, advantage, mask):
+        return loss(log_probs, advantage, mask)
+
+    def shaped(scores, log_ratio):
+        return scores - beta * log_ratio
+
+    everything = (policy, reference, score, prompts, shaped, advantages, group_loss)
+    return train_on_groups(*everything, label="RLOO", epochs=1, **options)
+
+
+def train_on_groups(
+    policy,
+    reference,
+    score,
+    prompts,
+    shaped,
+    advantages,
+    group_loss,
+    *,
+    steps: int,
+    max_new_tokens: int,
+    end_id: int,
+    pad_id: int = 0,
+    group_size: int = 8,
+    prompts_a_step: int = 8,
+    epochs: int = 1,
+    lr: float = 1e-3,
+    seed: int = 0,
+    watch=None,
+    history: History | None = None,
+    show_progress: bool = True,
+    label: str = "groups",
+) -> History:
+    """The loop that GRPO and RLOO share.
+
+    Args:
+        shaped: ``shaped(scores, log_ratio) -> (B,)``: rewards, from the scores and each answer's
+            log π − log π_ref.
+        group_loss: ``group_loss(log_probs, old, ref, advantages, mask) -> scalar``.
+        epochs: descent steps on each batch of rollouts.
+        watch: called as ``watch(rollouts) -> dict`` each step; its numbers go into the history.
+
+    Returns:
+        The history: a row a step with score, kl (nats an answer), length and loss.
+    """
+    check_positive(steps=steps, prompts_a_step=prompts_a_step, epochs=epochs, lr=lr)
+    history = history if history is not None else History()
+    optimizer = adamw(policy, lr)
+    generator = torch.Generator().manual_seed(seed)
+    sampling = dict(max_new_tokens=max_new_tokens, end_id=end_id, pad_id=pad_id)
+    with history:
+        for step in progress(steps, label, show_progress):
+            rows = torch.randint(len(prompts), (prompts_a_step,), generator=generator)
+            repeated = [prompts[i] for i in rows for _ in range(group_size)]
+            rollouts = sample_rollouts(policy, repeated, generator=generator, **sampling)
+            mask = rollouts.mask[:, 1:]
+            with torch.no_grad():
+                old_log_probs = answer_log_probs(policy, *rollouts)
+                ref_log_probs = answer_log_probs(reference, *rollouts)
+                log_ratio = (old_log_probs - ref_log_probs).sum(-1)
+                scores = score(rollouts)
+            rewards = shaped(scores, log_ratio).view(prompts_a_step, group_size)
+            advantage = advantages(rewards).flatten()
+            for _ in range(epochs):
+                log_probs = answer_log_probs(policy, *rollouts)
+                value = group_loss(log_probs, old_log_probs, ref_log_probs, advantage, mask)
+                optimizer_step(optimizer, value)
+            history.record(
+                step=step,
+                score=scores.mean(),
+                kl=log_ratio.mean(),
+                length=mask.sum(-1).float().mean(),
+                loss=value.detach(),
+                **(watch(rollouts) if watch else {}),
+            )
+    return history

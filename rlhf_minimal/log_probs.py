@@ -161,7 +161,7 @@ def _counted(tokens, mask):
     return counts
 
 
-def answer_log_probs(model, tokens, attention_mask, mask):
+def answer_log_probs(model, tokens, attention_mask, mask, hidden=None):
     """Token log-probabilities at the masked places only; the vocabulary is never scored elsewhere.
 
     Equal to ``token_log_probs`` of the full logits, with zeros where ``mask`` is 0, but the output
@@ -170,14 +170,16 @@ def answer_log_probs(model, tokens, attention_mask, mask):
     Args:
         model: a :class:`~rlhf_minimal.gpt.GPT` or a transformers causal language model.
         tokens, attention_mask, mask: each ``(B, T)``.
+        hidden: the model's :func:`hidden_states`, where they have been computed already.
 
     Returns:
         ``(B, T - 1)``, zeros where the mask is 0.
     """
     check_same_shape(tokens=tokens, attention_mask=attention_mask, mask=mask)
     counts = mask[:, 1:] != 0
-    hidden = hidden_states(model, tokens, attention_mask)[:, :-1][counts]  # (n, D)
-    logits = model.get_output_embeddings()(hidden).float()  # (n, V)
+    if hidden is None:
+        hidden = hidden_states(model, tokens, attention_mask)
+    logits = model.get_output_embeddings()(hidden[:, :-1][counts]).float()  # (n, V)
     chosen = logits.gather(-1, tokens[:, 1:][counts][:, None]).squeeze(-1)
     result = torch.zeros(counts.shape, dtype=logits.dtype, device=logits.device)
     return result.masked_scatter(counts, chosen - logits.logsumexp(-1))

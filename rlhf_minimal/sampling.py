@@ -51,7 +51,6 @@ def sample_next_token(logits, temperature: float = 1.0, top_k=None, top_p=None, 
     return (logits - noise).argmax(-1)
 
 
-@torch.inference_mode()
 def generate(
     model,
     tokens,
@@ -81,25 +80,24 @@ def generate(
         attention_mask = torch.ones_like(tokens)
     if not bool((attention_mask[:, -1] == 1).all()):
         raise ValueError("a prompt ends in padding; pad on the left: pad_sequences(left=True)")
-    total = prompt_length + max_new_tokens
-    sequence = tokens.new_full((batch, total), pad_id)
-    real = attention_mask.new_zeros(batch, total)
-    sequence[:, :prompt_length], real[:, :prompt_length] = tokens, attention_mask
     cache = None
     if use_cache:
-        weight = model.output.weight
-        cache = KeyValueCache(model.config, batch, total, weight.device, weight.dtype)
+        weight, length = model.output.weight, prompt_length + max_new_tokens
+        cache = KeyValueCache(model.config, batch, length, weight.device, weight.dtype)
+    sequence = torch.cat([tokens, tokens.new_full((batch, max_new_tokens), pad_id)], -1)
+    real = torch.cat([attention_mask, attention_mask.new_zeros(batch, max_new_tokens)], -1)
     running = torch.ones(batch, dtype=torch.bool, device=tokens.device)
-    for now in range(prompt_length, total):
-        seen = cache.length if cache is not None else 0
-        logits = _last_logits(model, sequence[:, seen:now], real[:, :now], cache)
-        chosen = sample_next_token(logits, temperature, top_k, top_p, generator)
-        sequence[:, now] = torch.where(running, chosen, pad_id)
-        real[:, now] = running
-        running &= chosen != end_id
-        if not bool(running.any()):
-            return sequence[:, : now + 1].clone(), real[:, : now + 1].clone()
-    return sequence.clone(), real.clone()
+    with torch.inference_mode():
+        for now in range(prompt_length, sequence.shape[1]):
+            seen = cache.length if cache is not None else 0
+            logits = _last_logits(model, sequence[:, seen:now], real[:, :now], cache)
+            chosen = sample_next_token(logits, temperature, top_k, top_p, generator)
+            sequence[:, now] = torch.where(running, chosen, pad_id)
+            real[:, now] = running
+            running &= chosen != end_id
+            if not bool(running.any()):
+                break
+    return sequence[:, : now + 1], real[:, : now + 1]
 
 
 def _last_logits(model, tokens, attention_mask, cache):

@@ -28,22 +28,16 @@ __all__ = [
 
 # Dish -> its three ingredients and how it is cooked.
 DISHES = {
-    "pizza": ("flour", "tomato", "cheese", "bake"),
-    "bread": ("flour", "water", "yeast", "bake"),
-    "cake": ("flour", "sugar", "egg", "bake"),
-    "pie": ("apple", "sugar", "butter", "bake"),
-    "soup": ("carrot", "onion", "water", "boil"),
-    "pasta": ("noodles", "tomato", "garlic", "boil"),
-    "stew": ("beef", "carrot", "potato", "simmer"),
-    "curry": ("rice", "chicken", "coconut", "simmer"),
-    "salad": ("lettuce", "tomato", "oil", "mix"),
-    "salsa": ("tomato", "onion", "pepper", "mix"),
-    "pancakes": ("flour", "milk", "egg", "fry"),
-    "omelette": ("egg", "cheese", "butter", "fry"),
-    "burger": ("beef", "bun", "onion", "grill"),
-    "kebab": ("lamb", "onion", "pepper", "grill"),
-    "smoothie": ("banana", "milk", "honey", "blend"),
-    "lemonade": ("lemon", "sugar", "water", "blend"),
+    "pizza": ("dough", "tomato", "cheese", "bake"),
+    "cake": ("flour", "sugar", "cream", "bake"),
+    "soup": ("carrot", "onion", "broth", "boil"),
+    "pasta": ("noodles", "garlic", "basil", "boil"),
+    "curry": ("rice", "chicken", "coconut", "boil"),
+    "salad": ("lettuce", "cucumber", "oil", "mix"),
+    "smoothie": ("banana", "milk", "honey", "mix"),
+    "pancakes": ("batter", "butter", "syrup", "fry"),
+    "omelette": ("egg", "ham", "pepper", "fry"),
+    "burger": ("beef", "bun", "pickle", "fry"),
 }
 INGREDIENTS = sorted({word for *three, _ in DISHES.values() for word in three})
 METHODS = sorted({method for *_, method in DISHES.values()})
@@ -69,12 +63,11 @@ RAMBLINGS = (
     "i could talk about food all day .",
 )
 
-NAMES = ("mia", "tom", "lena", "omar", "ivy", "paul", "nora", "max")
+NAMES = ("mia", "tom", "lena", "omar", "ivy", "paul")
 OUTCOMES = (
     "everyone loved it",
     "it burned",
     "it was too salty",
-    "nobody ate it",
     "the dog stole it",
     "it tasted great",
 )
@@ -213,20 +206,19 @@ def demonstrations(size: int, seed: int) -> list[tuple[str, str]]:
 
 
 def base_corpus(size: int, seed: int) -> list[str]:
-    """Documents as they stand on the web: a prompt is followed by an answer only now and then.
+    """Documents as they stand on the web: a prompt is followed by an answer every other time.
 
-    After a question comes more context, another question, or an answer, a third each; after a post
-    comes a summary or a comment. What a base model learns is to go on, not to help.
+    Else more context or other questions come after a question, and a comment after a post. What a
+    base model learns is to go on, not to help.
     """
     rng = random.Random(f"base corpus {seed}")
     documents = []
     for prompt in sample_prompts(size, seed=seed + 1_000_003):
-        kind = rng.randrange(3)
-        if kind == 0:
+        if rng.random() < 0.5:
             follow = write_answer(prompt, rng)
         elif is_summary(prompt):
             follow = rng.choice(COMMENTS).format(dish=rng.choice(list(DISHES)))
-        elif kind == 1:
+        elif rng.random() < 0.5:
             follow = rng.choice(MORE_CONTEXT)
         else:
             follow = " ".join(rng.sample(question_prompts(), rng.choice((1, 2))))
