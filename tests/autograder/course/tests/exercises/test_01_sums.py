@@ -120,3 +120,6 @@ class Subtracted(torch.nn.Module):
 
     def forward(self, x):
         return x - self.shift
+
+
+Shifted.equivalent("`float(start)` becomes `start`", "the cases give a float already")
