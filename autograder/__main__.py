@@ -25,7 +25,9 @@ def main(arguments=None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m autograder", description=__doc__)
-    top.add_argument("--root", help="the course's folder (default: the nearest with tests/exercises)")
+    top.add_argument(
+        "--root", help="the course's folder (default: the nearest with tests/exercises)"
+    )
     commands = top.add_subparsers(required=True, metavar="grade | prove | build")
     _grade(commands.add_parser("grade", help="judge submissions, write marks and feedback"))
     prove = commands.add_parser("prove", help="prove the exercises' tests; print what kills what")
@@ -47,9 +49,13 @@ def _grade(grade) -> None:
     grade.add_argument("--resume", action="store_true", help="keep what DIR has, grade the rest")
     grade.add_argument("--official", action="store_true", help="refuse isolation level 0")
     grade.add_argument("--seed", help="repeat the cases of an earlier run")
-    grade.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="submissions at once")
+    grade.add_argument(
+        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="submissions at once"
+    )
     grade.add_argument("--lesson", help="take every submission for this lesson")
-    grade.add_argument("--plan", default="auto", choices=["auto", "spawn", *PLANS], help=argparse.SUPPRESS)
+    grade.add_argument(
+        "--plan", default="auto", choices=["auto", "spawn", *PLANS], help=argparse.SUPPRESS
+    )
     grade.set_defaults(run=_run_grade)
 
 

@@ -1,8 +1,8 @@
 """``python -m autograder build``: from ``solutions/NN_topic.py`` to the two notebooks of a lesson.
 
 The source is jupytext's percent text. What students are to write stands between ``# SOLUTION`` and
-``# END SOLUTION``; the lesson has a stub there. Cell ids come from the source, so that building twice
-gives the same bytes.
+``# END SOLUTION``; the lesson has a stub there. Cell ids come from the source, so that building
+twice gives the same bytes.
 
 Leaves out: how outputs are cleaned (``outputs.py``).
 """
@@ -15,12 +15,10 @@ import sys
 from pathlib import Path
 
 from autograder.outputs import clean_outputs
+from autograder.regions import answer_text, stubbed, without_markers
 
 __all__ = ["build", "lesson_notebook", "read_source_notebook", "solution_notebook"]
 
-BEGIN = re.compile(r"^(?P<indent>\s*)# SOLUTION\b")
-END = re.compile(r"^\s*# END SOLUTION\b")
-STUB = re.compile(r"^(?P<indent>\s*)# STUB ?(?P<line>.*)$")
 ANSWER = re.compile(r"<!-- answer: (\w+) -->")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -39,7 +37,9 @@ def build(root: Path, lessons=(), check=False, run=True, say=print) -> int:
     if not sources:
         say(f"no solutions/NN_topic.py in {root}")
         return 2 if wanted else 0
-    faults = [fault for path in sources for fault in (_check if check else _write)(path, root, run, say)]
+    faults = [
+        fault for path in sources for fault in (_check if check else _write)(path, root, run, say)
+    ]
     for fault in faults:
         say(fault)
     return 1 if faults else 0
@@ -65,7 +65,9 @@ def read_source_notebook(path: Path):
 
 
 def _answers(notebook) -> dict[str, str]:
-    """Functions and classes that hold a marked region, as they stand, without docstring and markers."""
+    """Functions and classes that hold a marked region, as they stand, without docstring and
+    markers.
+    """
     found = {}
     for cell in notebook.cells:
         if cell.cell_type != "code" or "# SOLUTION" not in cell.source:
@@ -73,17 +75,8 @@ def _answers(notebook) -> dict[str, str]:
         lines = cell.source.split("\n")
         for node in ast.parse(cell.source).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found[node.name] = _answer_text(node, lines)
+                found[node.name] = answer_text(node, lines)
     return found
-
-
-def _answer_text(node, lines) -> str:
-    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    drop = set()
-    if ast.get_docstring(node) is not None:
-        drop = set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    kept = [lines[n - 1] for n in range(first, node.end_lineno + 1) if n not in drop]
-    return "\n".join(_without_markers(kept)).strip("\n")
 
 
 def _worked_answer(name: str, answers, path) -> str:
@@ -95,70 +88,34 @@ def _worked_answer(name: str, answers, path) -> str:
     )
 
 
-def _without_markers(lines) -> list[str]:
-    return [line for line in lines if not (BEGIN.match(line) or END.match(line) or STUB.match(line))]
-
-
 def solution_notebook(source):
     """What instructors read: everything, without the markers."""
     notebook = copy.deepcopy(source)
-    notebook.cells = [cell for cell in notebook.cells if "lesson" not in cell.metadata.get("tags", [])]
+    notebook.cells = [
+        cell for cell in notebook.cells if "lesson" not in cell.metadata.get("tags", [])
+    ]
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.source = "\n".join(_without_markers(cell.source.split("\n")))
+            cell.source = "\n".join(without_markers(cell.source.split("\n")))
     return notebook
 
 
 def lesson_notebook(source, name: str = "the source"):
     """What students get: stubs for the marked regions, no outputs."""
     notebook = copy.deepcopy(source)
-    notebook.cells = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", [])]
+    notebook.cells = [
+        cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", [])
+    ]
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = stubbed(cell.source, f"{name}, cell {cell.id}")
     return notebook
 
 
-def stubbed(source: str, place: str = "") -> str:
-    """The cell with each marked region replaced by its ``# STUB`` lines, or by a raise.
-
-    >>> print(stubbed("def f(x):\\n    # SOLUTION\\n    return 2 * x\\n    # END SOLUTION"))
-    def f(x):
-        raise NotImplementedError("write f here")
-    """
-    result, region = [], None
-    for number, line in enumerate(source.split("\n"), 1):
-        if match := BEGIN.match(line):
-            if region is not None:
-                raise ValueError(f"{place}: # SOLUTION inside # SOLUTION")
-            region = {"indent": match["indent"], "line": number, "stub": []}
-        elif END.match(line):
-            if region is None:
-                raise ValueError(f"{place}: # END SOLUTION without # SOLUTION")
-            result += region["stub"] or _raise(source, region)
-            region = None
-        elif region is None:
-            result.append(line)
-        elif match := STUB.match(line):
-            region["stub"].append(f"{match['indent']}{match['line']}".rstrip())
-    if region is not None:
-        raise ValueError(f"{place}: # SOLUTION without # END SOLUTION")
-    return "\n".join(result)
-
-
-def _raise(source: str, region) -> list[str]:
-    """The stub of a region inside a function; nothing for one at the top of a cell."""
-    inside = [
-        node for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.FunctionDef) and node.lineno <= region["line"] <= node.end_lineno
-    ]
-    if not inside:
-        return []
-    return [f'{region["indent"]}raise NotImplementedError("write {inside[-1].name} here")']
-
-
 def _targets(path: Path, root: Path):
-    return Path(root) / "solutions" / f"{path.stem}.ipynb", Path(root) / "lessons" / f"{path.stem}.ipynb"
+    return Path(root) / "solutions" / f"{path.stem}.ipynb", Path(
+        root
+    ) / "lessons" / f"{path.stem}.ipynb"
 
 
 def _text(notebook) -> str:
@@ -244,5 +201,7 @@ def _differs(target: Path, wanted, outputs: bool) -> list[str]:
         return []
     for ours, theirs in zip(wanted.cells, found.cells, strict=False):
         if ours != theirs:
-            return [f"{name} is not what its source gives, from cell {ours.id} on; run `make notebooks`"]
+            return [
+                f"{name} is not what its source gives, from cell {ours.id} on; run `make notebooks`"
+            ]
     return [f"{name} is not what its source gives; run `make notebooks`"]

@@ -1,7 +1,7 @@
 """One result as people see it in a lesson: a small card in a notebook, plain lines anywhere else.
 
-Leaves out: the pages for a class (``pages.py``). No time and no path is shown, so that a lesson that is run
-again gives the same outputs.
+Leaves out: the pages for a class (``pages.py``). No time and no path is shown, so that a lesson
+that is run again gives the same outputs.
 """
 
 import html
@@ -13,7 +13,12 @@ SIGNS = {
     "right": "✓", "wrong": "✗", "error": "✗", "timeout": "✗", "memory": "✗", "died": "✗",
     "missing": "–", "not attempted": "·", "ungraded": "?",
 }
-COLOURS = {"right": "#1a7f37", "not attempted": "#6e7781", "missing": "#6e7781", "ungraded": "#9a6700"}
+COLOURS = {
+    "right": "#1a7f37",
+    "not attempted": "#6e7781",
+    "missing": "#6e7781",
+    "ungraded": "#9a6700",
+}
 WRONG = "#b35900"
 PRE = "white-space:pre-wrap;overflow-wrap:anywhere;font-size:90%;margin:4px 0 4px 0;padding:6px;" \
       "border:1px solid rgba(128,128,128,.35);border-radius:4px;background:rgba(128,128,128,.08)"
@@ -41,7 +46,9 @@ class Card:
 
 
 def marks(results) -> str:
-    """The progress line: each exercise's number with its sign; ``results`` maps numbers to verdicts."""
+    """The progress line: each exercise's number with its sign; ``results`` maps numbers to
+    verdicts.
+    """
     return "   ".join(f"{number} {SIGNS.get(verdict, ' ')}" for number, verdict in results.items())
 
 
@@ -55,7 +62,11 @@ def as_lines(result) -> list[str]:
 
 
 def title(result) -> str:
-    points = "" if result.right or not result.points else f" ({result.points:g} of {result.out_of:g} points)"
+    points = (
+        ""
+        if result.right or not result.points
+        else f" ({result.points:g} of {result.out_of:g} points)"
+    )
     return result.headline + points
 
 
@@ -88,7 +99,8 @@ def as_html(result, below: str = "") -> str:
     )
     hints = "".join(f'<div style="margin-top:2px">{coded(hint)}</div>' for hint in result.hints)
     evidence = "".join(
-        f'<div style="margin-top:4px;opacity:.8">{name}</div><pre style="{PRE}">{html.escape(text)}</pre>'
+        f'<div style="margin-top:4px;opacity:.8">{name}</div>'
+        f'<pre style="{PRE}">{html.escape(text)}</pre>'
         for name, text in parts(result)
     )
     return (

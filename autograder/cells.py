@@ -1,8 +1,8 @@
 """From the bytes of a submission to its code cells: notebooks of every age, and Python files.
 
-Notebooks come back from Colab, Windows, Drive and merges in every state: nbformat 3 or 4, with a byte
-order mark or in UTF-16, with a hundred megabytes of pictures. Outputs are dropped before the JSON is
-parsed; a cell that is no cell costs itself.
+Notebooks come back from Colab, Windows, Drive and merges in every state: nbformat 3 or 4, with a
+byte order mark or in UTF-16, with a hundred megabytes of pictures. Outputs are dropped before the
+JSON is parsed; a cell that is no cell costs itself.
 
 Leaves out: running anything; deciding what of a cell counts (``reading.py``).
 """
@@ -18,7 +18,8 @@ __all__ = ["Cell", "Unreadable", "read_cells"]
 MAX_CELLS = 5_000
 MAX_SOURCE = 2 << 20            # characters of code in one submission
 DROPPED_KEYS = {b'"outputs"', b'"attachments"', b'"widgets"', b'"output"'}
-# A JSON string, or one of the signs that open, close and separate. Possessive, so that it cannot backtrack.
+# A JSON string, or one of the signs that open, close and separate. Possessive, so that it cannot
+# backtrack.
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 NOT_PYTHON = re.compile(
     r"%%(bash|sh|html|javascript|js|latex|markdown|writefile|svg|perl|ruby|cmd|script|system|sx|file|file_edit"
@@ -53,9 +54,13 @@ def read_cells(data: bytes, name: str) -> list[Cell]:
 
 
 def decode(data: bytes) -> str:
-    """Text in whatever encoding it came: marks first, then UTF-8, UTF-16 by its zeros, Latin-1 at last."""
+    """Text in whatever encoding it came: marks first, then UTF-8, UTF-16 by its zeros, Latin-1 at
+    last.
+    """
     for mark, encoding in (
-        (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF32_LE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
         (codecs.BOM_UTF16_BE, "utf-16"),
     ):
         if data.startswith(mark):
@@ -79,7 +84,10 @@ def without_outputs(data: bytes) -> bytes:
         if colon is None:
             continue
         end = _end_of_value(data, colon.end())
-        kept += [data[start : colon.end()], b"[]" if data[colon.end() : colon.end() + 1] == b"[" else b"{}"]
+        kept += [
+            data[start : colon.end()],
+            b"[]" if data[colon.end() : colon.end() + 1] == b"[" else b"{}",
+        ]
         start = position = end
     return b"".join([*kept, data[start:]])
 
@@ -150,7 +158,9 @@ def _source(cell: dict) -> str:
 
 
 def python_cells(text: str, name: str) -> list[Cell]:
-    """The cells of a Python file: what ``# %%`` separates, or the whole; lines keep the file's numbers."""
+    """The cells of a Python file: what ``# %%`` separates, or the whole; lines keep the file's
+    numbers.
+    """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
     if len(text) > MAX_SOURCE:
         raise Unreadable(f"more than {MAX_SOURCE:,} characters of code")
@@ -161,7 +171,9 @@ def python_cells(text: str, name: str) -> list[Cell]:
             block, prose = [""] * number, bool(re.search(r"\[(markdown|md|raw)\]", line))
         block.append(line)
     blocks.append((block, prose))
-    return [Cell(name, "\n".join(b)) for b, is_prose in blocks if not is_prose and "".join(b).strip()]
+    return [
+        Cell(name, "\n".join(b)) for b, is_prose in blocks if not is_prose and "".join(b).strip()
+    ]
 
 
 def blank_magics(source: str) -> str:

@@ -1,7 +1,8 @@
 """``name = check(name)``: the cell under each stub of a lesson.
 
-It sends the source of the cells that were run, not the live function, to the same judge that marks a
-class. So an endless loop cannot freeze the kernel, and what an old cell left in memory cannot help.
+It sends the source of the cells that were run, not the live function, to the same judge that marks
+a class. So an endless loop cannot freeze the kernel, and what an old cell left in memory cannot
+help.
 
 Leaves out: running the student's function here.
 """
@@ -20,7 +21,9 @@ OTHER_AFTER = "The lesson goes on with the package's function, so you can read o
 
 
 class Session:
-    """What one kernel remembers: its zygote, the judge of each lesson, verdicts, the student's functions."""
+    """What one kernel remembers: its zygote, the judge of each lesson, verdicts, the student's
+    functions.
+    """
 
     def __init__(self):
         self.root = lessons.find_root()
@@ -31,12 +34,15 @@ class Session:
         self.functions: dict[str, object] = {}
 
     def judge_of(self, file) -> Judge:
-        """One judge a lesson; the lessons before it are loaded when an exercise uses one of theirs."""
+        """One judge a lesson; the lessons before it are loaded when an exercise uses one of theirs.
+        """
         if file not in self.judges:
             lesson = lessons.load_lesson(file)
             known = {ex.name for ex in lesson.exercises}
             used = {name for ex in lesson.exercises for name in ex.uses} - known
-            files = dict.fromkeys(path for name in sorted(used) for path in lessons.declaring(self.root, name))
+            files = dict.fromkeys(
+                path for name in sorted(used) for path in lessons.declaring(self.root, name)
+            )
             self.judges[file] = Judge(self.runner, [lesson, *map(lessons.load_lesson, files)])
         return self.judges[file]
 
@@ -115,7 +121,9 @@ def executed_cells() -> list[list[str]]:
     if shell is None:
         path = getattr(sys.modules.get("__main__"), "__file__", None)
         if not path or not os.path.exists(path):
-            raise RuntimeError("check() reads the cells you have run; call it in a notebook or a script")
+            raise RuntimeError(
+                "check() reads the cells you have run; call it in a notebook or a script"
+            )
         with open(path, encoding="utf-8") as file:
             return [[os.path.basename(path), file.read()]]
     sources = list(shell.history_manager.input_hist_raw)
@@ -123,7 +131,9 @@ def executed_cells() -> list[list[str]]:
 
 
 def _file_of(now: Session, name: str, cells, lesson):
-    """The test file that declares ``name``: of several, the one that fits what the notebook defines."""
+    """The test file that declares ``name``: of several, the one that fits what the notebook
+    defines.
+    """
     files = lessons.declaring(now.root, name)
     if lesson is not None:
         files = [file for file in files if file.name.startswith(f"test_{str(lesson).zfill(2)}_")]

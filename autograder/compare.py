@@ -1,8 +1,9 @@
-"""Holds a reply against the reference's: leaf by leaf, with a tolerance that the reference itself sets.
+"""Holds a reply against the reference's: leaf by leaf, with a tolerance that the reference itself
+sets.
 
-The tolerance of a leaf is 64 times the rounding that separates the reference in float32 from the reference
-in float64 on the same cases, or 64 units in the last place of its largest entry, whichever is more: room
-for another order of the same operations, none for another formula.
+The tolerance of a leaf is 64 times the rounding that separates the reference in float32 from the
+reference in float64 on the same cases, or 64 units in the last place of its largest entry,
+whichever is more: room for another order of the same operations, none for another formula.
 
 Leaves out: saying what a difference means (``diagnosis.py``).
 """
@@ -28,7 +29,7 @@ class Difference:
     """One leaf that is not as it should be: where, in what way, and both sides."""
 
     path: str
-    kind: str                   # value, nan, shape, dtype, type, missing, extra, length, error, gradient
+    kind: str  # value, nan, shape, dtype, type, missing, extra, length, error, gradient
     expected: object
     got: object
 
@@ -115,7 +116,9 @@ def differences(expected, got, tolerance: Tolerance, path="") -> list[Difference
             result.append(Difference(place, "missing", item, None))
         else:
             result += differences(item, theirs.pop(key), tolerance, place)
-    result += [Difference(f"{path}.{key}".strip("."), "extra", None, v) for key, v in theirs.items()]
+    result += [
+        Difference(f"{path}.{key}".strip("."), "extra", None, v) for key, v in theirs.items()
+    ]
     return result[:MAX_DIFFERENCES]
 
 
@@ -123,7 +126,13 @@ def _family(tree):
     """Lists and tuples are taken for one another; records only with their own kind."""
     if isinstance(tree, Record):
         return tree.type_name
-    return "dict" if isinstance(tree, dict) else "sequence" if isinstance(tree, (list, tuple)) else None
+    return (
+        "dict"
+        if isinstance(tree, dict)
+        else "sequence"
+        if isinstance(tree, (list, tuple))
+        else None
+    )
 
 
 def _type_kind(expected, got) -> str:

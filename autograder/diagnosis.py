@@ -1,8 +1,9 @@
 """Says what is wrong, in words that teach: the known mistake, or what can be read off the numbers.
 
-First whether the replies are those of a known mistake on every case; then a constant factor (and where
-it comes from), sign, offset, transposition, a shift by one, shape, dtype, NaN, a cut gradient, an input
-changed in place. Always the smallest failing case, as code, with expected and got.
+First whether the replies are those of a known mistake on every case; then a constant factor (and
+where it comes from), sign, offset, transposition, a shift by one, shape, dtype, NaN, a cut
+gradient, an input changed in place. Always the smallest failing case, as code, with expected and
+got.
 
 Leaves out: deciding. What is said here changes no mark.
 """
@@ -14,7 +15,13 @@ from autograder.patterns import pattern_of
 
 __all__ = ["explain", "explain_end"]
 
-SIGNALS = {4: "illegal instruction", 6: "abort", 7: "bus error", 9: "killed", 11: "segmentation fault"}
+SIGNALS = {
+    4: "illegal instruction",
+    6: "abort",
+    7: "bus error",
+    9: "killed",
+    11: "segmentation fault",
+}
 
 
 def explain_end(reply, exercise, found) -> dict | None:
@@ -38,7 +45,8 @@ def _unfinished(reply, exercise, answers) -> dict:
     where = f" It answered {done} of {len(answers)} cases." if done else ""
     end = reply.ending.get("end")
     if end == "timeout":
-        text = f"It was not done after {exercise.seconds} s of computing.{where} Is there a loop that never ends?"
+        text = f"It was not done after {exercise.seconds} s of computing.{where}"
+        text += " Is there a loop that never ends?"
         return {"verdict": "timeout", "headline": text}
     if end == "flood":
         return {"verdict": "died", "headline": "Its answer is no answer, or more than can be read."}
@@ -46,7 +54,10 @@ def _unfinished(reply, exercise, answers) -> dict:
     code = reply.ending.get("signal", reply.ending.get("code"))
     how = SIGNALS.get(code, f"signal {code}") if end == "signal" else f"exit code {code}"
     why = f" ({fault})" if isinstance(fault, str) else ""
-    return {"verdict": "died", "headline": f"Its process ended ({how}) before it had answered.{where}{why}"}
+    return {
+        "verdict": "died",
+        "headline": f"Its process ended ({how}) before it had answered.{where}{why}",
+    }
 
 
 def _failed_definition(error, exercise) -> dict:
@@ -85,7 +96,9 @@ def _in_words(error, exercise) -> dict:
     elif "leaf Variable that requires grad is being used in an in-place" in message:
         hints.append("It changes its argument in place; compute a new tensor instead.")
     elif not frames:
-        hints.append("What it returns cannot be used as the exercise asks; look at its type and shape.")
+        hints.append(
+            "What it returns cannot be used as the exercise asks; look at its type and shape."
+        )
     return {"headline": headline, "hints": hints, "traceback": frames}
 
 
@@ -108,8 +121,11 @@ def explain(exercise, expectation, found) -> dict:
         ]
         pattern = pattern_of(pairs, expectation.tolerances[probe])
         words |= {
-            "verdict": "wrong", "headline": pattern.sentence, "hints": pattern.hints,
-            "expected": as_text(pattern.path, pattern.expected), "got": as_text(pattern.path, pattern.got),
+            "verdict": "wrong",
+            "headline": pattern.sentence,
+            "hints": pattern.hints,
+            "expected": as_text(pattern.path, pattern.expected),
+            "got": as_text(pattern.path, pattern.got),
         }
     if mistake is not None:
         words["hints"] = [] if "error" in got else [words["headline"]]

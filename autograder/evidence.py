@@ -1,7 +1,7 @@
 """What a probe uses to gather evidence: copies of a case, gradients, the name of an error.
 
-These run in the box beside the student's function and in the judge beside the reference. They return
-data and decide nothing.
+These run in the box beside the student's function and in the judge beside the reference. They
+return data and decide nothing.
 
 Leaves out: anything that compares. A truth value computed beside student code can be forged.
 """
@@ -46,11 +46,13 @@ def leaves(case):
 def grads(output, inputs) -> dict | str:
     """Gradients of ``output`` with respect to every leaf in ``inputs`` (what :func:`leaves` gave).
 
-    An output of more than one element is weighed with fixed unequal weights first, so that errors which
-    a plain sum would hide are seen. A leaf that the output does not use has a gradient of zeros.
+    An output of more than one element is weighed with fixed unequal weights first, so that errors
+    which a plain sum would hide are seen. A leaf that the output does not use has a gradient of
+    zeros.
 
     Returns:
-        A dictionary from the place of a leaf to its gradient; a sentence where ``output`` is detached.
+        A dictionary from the place of a leaf to its gradient; a sentence where ``output`` is
+        detached.
 
     >>> x = leaves({"x": torch.tensor([1.0, 2.0])})
     >>> grads((x["x"] ** 2).sum(), x)

@@ -1,4 +1,5 @@
-"""Declaring an exercise: its name and points, where the reference is, cases, probes, known mistakes.
+"""Declaring an exercise: its name and points, where the reference is, cases, probes, known
+mistakes.
 
 An author writes, in ``tests/exercises/test_07_dpo.py``::
 
@@ -44,7 +45,9 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A function ``probe(answer, case)`` that gathers evidence, and the points it carries, if its own."""
+    """A function ``probe(answer, case)`` that gathers evidence, and the points it carries, if its
+    own.
+    """
 
     name: str
     function: Callable
@@ -53,7 +56,8 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """A wrong implementation that students really write, and the sentence that says what is wrong."""
+    """A wrong implementation that students really write, and the sentence that says what is wrong.
+    """
 
     name: str
     sentence: str
@@ -69,12 +73,12 @@ class Exercise:
         points: what it is worth; all or nothing, unless its probes carry points of their own.
         reference: ``"module:attribute"`` of the right answer; or None, and then ``@ex.reference``
             marks a function in the test file. It is taken away in the box.
-        uses: names of earlier exercises this one builds on. The student's own are tried first; where
-            one of them is wrong, the reference stands in for it (error carried forward).
-        seconds: computing time for all cases together; waiting may take longer.
-        memory_mb: what the function may allocate beyond what torch itself takes.
-        tolerance: ``(absolute, reason)``, or a dictionary from the start of an evidence path to such
-            pairs; without it the tolerance comes from float32 against float64 of the reference.
+        uses: names of earlier exercises this one builds on. The student's own are tried first;
+            where one of them is wrong, the reference stands in for it (error carried forward).
+        seconds: computing time for all cases together; waiting may take longer. memory_mb: what the
+            function may allocate beyond what torch itself takes. tolerance: ``(absolute, reason)``,
+            or a dictionary from the start of an evidence path to such pairs; without it the
+            tolerance comes from float32 against float64 of the reference.
         any_dtype: accept float64 where the reference gives float32 and the like.
         takes_away: further ``"module:attribute"`` names that would give the answer away.
     """
@@ -146,7 +150,9 @@ class Exercise:
         return function
 
     def equivalent(self, mutant: str, reason: str):
-        """Lists a mutant of the reference (as ``prove`` prints it, or part of that) that changes nothing."""
+        """Lists a mutant of the reference (as ``prove`` prints it, or part of that) that changes
+        nothing.
+        """
         self.equivalents[mutant] = reason
 
     # -- what the judge asks --------------------------------------------------------------------

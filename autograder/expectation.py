@@ -94,7 +94,8 @@ class Expectation:
         }
 
     def agrees(self, found: dict[str, list[dict]], with_what=None) -> bool:
-        """Whether evidence equals the reference's (or ``with_what``) in every probe on every case."""
+        """Whether evidence equals the reference's (or ``with_what``) in every probe on every case.
+        """
         wanted = self.right if with_what is None else with_what
         return all(
             len(found.get(probe, ())) == len(evidence)

@@ -1,9 +1,10 @@
 """Where the cases of an exercise come from: a seeded source of sizes, numbers, masks and words.
 
-Tensors and numbers are rounded to three decimals, so that a failing case can be shown and pasted as it
-is. The same seed gives the same case, on every machine and in every order of exercises.
+Tensors and numbers are rounded to three decimals, so that a failing case can be shown and pasted as
+it is. The same seed gives the same case, on every machine and in every order of exercises.
 
-Leaves out: floating types other than float32 (ask torch for ``.double()``), anything of one subject only.
+Leaves out: floating types other than float32 (ask torch for ``.double()``), anything of one subject
+only.
 """
 
 import hashlib
@@ -13,10 +14,38 @@ import torch
 
 __all__ = ["Generator", "seed_of"]
 
-WORDS = (
-    "salt rice soup cake milk corn bean leek plum herb oven bowl fork warm cold sweet sour fresh quick "
-    "slow add stir bake chop wash serve taste boil peel mix"
-).split()
+WORDS = [
+    "salt",
+    "rice",
+    "soup",
+    "cake",
+    "milk",
+    "corn",
+    "bean",
+    "leek",
+    "plum",
+    "herb",
+    "oven",
+    "bowl",
+    "fork",
+    "warm",
+    "cold",
+    "sweet",
+    "sour",
+    "fresh",
+    "quick",
+    "slow",
+    "add",
+    "stir",
+    "bake",
+    "chop",
+    "wash",
+    "serve",
+    "taste",
+    "boil",
+    "peel",
+    "mix",
+]
 DECIMALS = 3
 
 
@@ -55,7 +84,9 @@ class Generator:
         return self.python.randrange(low, high)
 
     def size(self, low: int, high: int) -> int:
-        """A length from ``low`` up to, and without, ``high``; near ``low`` in the first visible cases."""
+        """A length from ``low`` up to, and without, ``high``; near ``low`` in the first visible
+        cases.
+        """
         top = low + max(1, round((high - low) * self.scale))
         return self.python.randrange(low, min(top, high))
 
@@ -71,7 +102,9 @@ class Generator:
     def uniform(self, low: float, high: float, *shape: int):
         """Uniform numbers between ``low`` and ``high``: a tensor of ``shape``, or one float."""
         drawn = torch.rand(shape, generator=self.torch) * (high - low) + low
-        return self._rounded(drawn, shape).clamp(low, high) if shape else self._rounded(drawn, shape)
+        return (
+            self._rounded(drawn, shape).clamp(low, high) if shape else self._rounded(drawn, shape)
+        )
 
     def bool(self, p: float = 0.5) -> bool:
         """True with probability ``p``."""
@@ -94,7 +127,8 @@ class Generator:
         return torch.randperm(n, generator=self.torch)
 
     def probabilities(self, *shape: int, zeros: float = 0.0) -> torch.Tensor:
-        """Rows that sum to 1 along the last dimension; each entry is 0 with probability ``zeros``."""
+        """Rows that sum to 1 along the last dimension; each entry is 0 with probability ``zeros``.
+        """
         weights = torch.randn(shape, generator=self.torch).exp()
         drop = torch.rand(shape, generator=self.torch) < zeros
         keep = torch.randint(shape[-1], (*shape[:-1], 1), generator=self.torch)
@@ -102,7 +136,9 @@ class Generator:
         return weights / weights.sum(-1, keepdim=True)
 
     def mask(self, *shape: int, p: float = 0.6, at_least: int = 1) -> torch.Tensor:
-        """Zeros and ones (float) scattered over ``shape``, with ``at_least`` ones in every last row."""
+        """Zeros and ones (float) scattered over ``shape``, with ``at_least`` ones in every last
+        row.
+        """
         score = torch.rand(shape, generator=self.torch)
         forced = score.argsort(-1).argsort(-1) < at_least
         return ((score < p) | forced).float()

@@ -1,7 +1,7 @@
 """``python -m autograder grade PATH… --out DIR``: judges a folder of submissions.
 
-Each worker is a thread with a zygote of its own; the judging itself is light. Whatever happens to one
-submission, the others are graded, and what is graded is on disk.
+Each worker is a thread with a zygote of its own; the judging itself is light. Whatever happens to
+one submission, the others are graded, and what is graded is on disk.
 
 Leaves out: the form of the reports (``reports.py``).
 """
@@ -55,7 +55,13 @@ class Work:
         self.todo: queue.SimpleQueue = queue.SimpleQueue()
         for entry in entries:
             self.todo.put(entry)
-        self.reports, self.lessons, self.seed, self.bar, self.lesson = reports, lessons, seed, bar, lesson
+        self.reports, self.lessons, self.seed, self.bar, self.lesson = (
+            reports,
+            lessons,
+            seed,
+            bar,
+            lesson,
+        )
         self.lock = threading.Lock()
         self.stopped = False
 
@@ -78,7 +84,16 @@ class Work:
 
 
 def grade(
-    paths, out, *, root: Path, resume=False, official=False, seed=None, jobs=2, lesson=None, plan="auto",
+    paths,
+    out,
+    *,
+    root: Path,
+    resume=False,
+    official=False,
+    seed=None,
+    jobs=2,
+    lesson=None,
+    plan="auto",
     say=print,
 ) -> int:
     """Grade everything under ``paths`` into the folder ``out``; returns the exit code.
@@ -96,7 +111,9 @@ def grade(
     add_to_path(root)
     lessons = load_course(root)
     hidden = [out, *(Path(path) if Path(path).is_dir() else Path(path).parent for path in paths)]
-    hidden = [path for path in hidden if not Path(__file__).resolve().is_relative_to(Path(path).resolve())]
+    hidden = [
+        path for path in hidden if not Path(__file__).resolve().is_relative_to(Path(path).resolve())
+    ]
     runners = [course_runner(root, plan, hidden)]
     say(runners[0].description)
     if official and runners[0].level == 0:
@@ -119,9 +136,15 @@ def grade(
 def _begin(reports: Reports, entries, resume: bool, seed):
     """The seed of this run, and what is still to be done."""
     known = reports.resume() if resume else {}
-    seed = str(seed) if seed is not None else next((r.seed for r in known.values()), None) or fresh_seed()
+    seed = (
+        str(seed)
+        if seed is not None
+        else next((r.seed for r in known.values()), None) or fresh_seed()
+    )
     reports.forget({entry.name for entry in entries})
-    waiting = [entry for entry in entries if not _done(reports.records.get(entry.name), entry, seed)]
+    waiting = [
+        entry for entry in entries if not _done(reports.records.get(entry.name), entry, seed)
+    ]
     return seed, waiting
 
 
@@ -150,7 +173,9 @@ def _close(reports: Reports, out, say) -> int:
         record.name for record in reports.records.values()
         if record.ungraded or record.status.startswith("ungraded")
     ]
-    say(f"{len(reports.records)} submissions in {out}: grades.csv, details.csv, class.html, feedback/, gradescope/")
+    files = "grades.csv, details.csv, class.html, feedback/, gradescope/"
+    say(f"{len(reports.records)} submissions in {out}: {files}")
     if ungraded:
-        say(f"UNGRADED, through a fault of the grader: {', '.join(ungraded)}. Run again with --resume.")
+        names = ", ".join(ungraded)
+        say(f"UNGRADED, through a fault of the grader: {names}. Run again with --resume.")
     return 1 if ungraded else 0

@@ -19,7 +19,9 @@ def impostors_of(reference) -> dict:
     return {
         "nothing": lambda *args, **kwargs: None,
         "its first argument": _echo,
-        **{name: functools.partial(_changed, reference, change) for name, change in CHANGES.items()},
+        **{
+            name: functools.partial(_changed, reference, change) for name, change in CHANGES.items()
+        },
         "its first answer again": _Parrot(reference),
     }
 
@@ -37,7 +39,9 @@ def _one(value):
 
 
 def _nan(value):
-    floating = isinstance(value, float) or (isinstance(value, torch.Tensor) and value.is_floating_point())
+    floating = isinstance(value, float) or (
+        isinstance(value, torch.Tensor) and value.is_floating_point()
+    )
     return value * float("nan") if floating else _zero(value)
 
 
@@ -57,13 +61,17 @@ def _mapped(value, change):
 
 
 def _changed(reference, change, *args, **kwargs):
-    """The form of the right answer without its content; what the reference does to its inputs is not done."""
+    """The form of the right answer without its content; what the reference does to its inputs is
+    not done.
+    """
     answer = reference(*_apart(args), **_apart(kwargs))
     return _mapped(answer, change)
 
 
 def _apart(tree):
-    """Arguments that can be changed without harm: tensors keep their gradient history, containers are new."""
+    """Arguments that can be changed without harm: tensors keep their gradient history, containers
+    are new.
+    """
     if isinstance(tree, dict):
         return {key: _apart(item) for key, item in tree.items()}
     if type(tree) in (list, tuple):

@@ -1,4 +1,5 @@
-"""Walls around student code: limits, another user, namespaces. Linux gives all, others what they have.
+"""Walls around student code: limits, another user, namespaces. Linux gives all, others what they
+have.
 
 Four plans, strongest first; the zygote takes the first that works here:
 
@@ -56,8 +57,8 @@ def set_death_signal() -> None:
 def enter(plan: str, scratch: str, hide) -> None:
     """Make the namespaces of ``plan``; afterwards the next child is process 1 of its own world.
 
-    The file system is read-only but for ``scratch``, which is empty and small; every path in ``hide``
-    is an empty folder or an empty file.
+    The file system is read-only but for ``scratch``, which is empty and small; every path in
+    ``hide`` is an empty folder or an empty file.
     """
     if plan not in ("root", "user"):
         return
@@ -65,7 +66,11 @@ def enter(plan: str, scratch: str, hide) -> None:
     flags = NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS
     _call("unshare", flags | (NEWUSER if plan == "user" else 0))
     if plan == "user":
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{uid} {uid} 1"),
+            ("gid_map", f"{gid} {gid} 1"),
+        ):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     _call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
@@ -74,7 +79,14 @@ def enter(plan: str, scratch: str, hide) -> None:
     for path in hide:
         _hide(path)
     _read_only()
-    _call("mount", b"tmpfs", scratch.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, b"size=64m,nr_inodes=4096,mode=777")
+    _call(
+        "mount",
+        b"tmpfs",
+        scratch.encode(),
+        b"tmpfs",
+        MS_NOSUID | MS_NODEV,
+        b"size=64m,nr_inodes=4096,mode=777",
+    )
 
 
 def needed_folders() -> list[str]:
@@ -84,7 +96,8 @@ def needed_folders() -> list[str]:
 
 
 def _open_ways(scratch: str) -> None:
-    """Let another user reach Python where it lies in a closed home (``/root/.pyenv``), and nothing else.
+    """Let another user reach Python where it lies in a closed home (``/root/.pyenv``), and nothing
+    else.
 
     The closed folder is covered by an empty one in which only the needed folders reappear.
     """
@@ -117,7 +130,9 @@ def _hide(path: str) -> None:
 
 
 def _read_only() -> None:
-    """The whole tree read-only (Linux 5.12 and later); devices such as /dev/null can still be written."""
+    """The whole tree read-only (Linux 5.12 and later); devices such as /dev/null can still be
+    written.
+    """
 
     class Attributes(ctypes.Structure):
         _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns")]
@@ -132,7 +147,8 @@ def _read_only() -> None:
 
 
 def mount_proc() -> None:
-    """A ``/proc`` that shows this world's processes only; an empty one where that is not allowed."""
+    """A ``/proc`` that shows this world's processes only; an empty one where that is not allowed.
+    """
     try:
         _call("mount", b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV, None)
     except OSError:

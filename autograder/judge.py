@@ -1,12 +1,12 @@
-"""Decides. The judge asks the box for evidence, holds it against the reference's, and gives the verdict.
+"""Decides. The judge asks the box for evidence, holds it against the reference's, and gives the
+verdict.
 
-It never runs student code and reads nothing of a submission but frames, which are data. What cannot be
-decided through our own fault is ``ungraded``, never zero.
+It never runs student code and reads nothing of a submission but frames, which are data. What cannot
+be decided through our own fault is ``ungraded``, never zero.
 
 Leaves out: words (``diagnosis.py``); where submissions come from and where results go.
 """
 
-import dataclasses
 import secrets
 import time
 
@@ -15,50 +15,14 @@ from autograder.exercises import Exercise
 from autograder.expectation import Expectation, same
 from autograder.lessons import Lesson, lesson_of, modules_of, slow_modules, source_of
 from autograder.reading import Reading, needed
+from autograder.replies import collect, is_reading, text_of
+from autograder.results import Result, Submission
 from autograder.runner import Lost
 
-__all__ = ["Judge", "Result", "Submission", "fresh_seed"]
+__all__ = ["Judge", "fresh_seed"]
 
 READ_LIMITS = {"seconds": 20, "memory_mb": 1500}
 BROKEN_CELLS = 5                # how many cells that crash the reader are set aside, one by one
-
-
-@dataclasses.dataclass
-class Result:
-    """The verdict on one exercise of one submission, with everything that feedback shows."""
-
-    lesson: str
-    number: str
-    exercise: str
-    verdict: str
-    points: float
-    out_of: float
-    mistake: str = ""
-    seconds: float = 0.0
-    headline: str = ""
-    hints: list = dataclasses.field(default_factory=list)
-    case: str = ""
-    expected: str = ""
-    got: str = ""
-    traceback: list = dataclasses.field(default_factory=list)
-    stdout: str = ""
-    carried: list = dataclasses.field(default_factory=list)
-    seed: str = ""
-
-    @property
-    def right(self) -> bool:
-        return self.verdict == "right"
-
-
-@dataclasses.dataclass
-class Submission:
-    """What was read of one submission, and what has been decided about it."""
-
-    name: str
-    reading: Reading
-    notes: list = dataclasses.field(default_factory=list)
-    filenames: list = dataclasses.field(default_factory=list)
-    results: dict = dataclasses.field(default_factory=dict)
 
 
 def fresh_seed() -> str:
@@ -87,11 +51,13 @@ class Judge:
             reached = [f["cell"] for f in reply.frames if isinstance(f, dict) and "cell" in f]
             if found is not None or not reached or len(skip) >= BROKEN_CELLS:
                 break
-            skip.append(reached[-1])                    # this cell crashes whoever reads it
-        notes = [str(f["unreadable"]) for f in reply.frames if isinstance(f, dict) and "unreadable" in f]
+            skip.append(reached[-1])  # this cell crashes whoever reads it
+        notes = [
+            str(f["unreadable"]) for f in reply.frames if isinstance(f, dict) and "unreadable" in f
+        ]
         if found is None:
             notes.append(f"the file could not be read ({reply.ending.get('end')})")
-        reading = Reading(**found) if _is_reading(found) else Reading()
+        reading = Reading(**found) if is_reading(found) else Reading()
         return Submission(name, reading, notes, [f[0] for f in files])
 
     def lesson_for(self, submission: Submission) -> Lesson | None:
@@ -121,8 +87,10 @@ class Judge:
             started = time.monotonic()
             try:
                 result = self._decide(submission, exercise)
-            except Exception as error:                  # ours, whatever it is: never a zero
-                result = self._result(exercise, "ungraded", headline=f"{type(error).__name__}: {error}"[:500])
+            except Exception as error:  # ours, whatever it is: never a zero
+                result = self._result(
+                    exercise, "ungraded", headline=f"{type(error).__name__}: {error}"[:500]
+                )
             result.seconds = round(time.monotonic() - started, 3)
             submission.results[exercise.title] = result
         return submission.results[exercise.title]
@@ -139,14 +107,18 @@ class Judge:
         first = self._try(submission, exercise, expectation, {})
         if first.verdict in ("right", "ungraded", "missing", "not attempted"):
             return first
-        wrong = [name for name in exercise.uses if not self._used_is_right(submission, exercise, name)]
+        wrong = [
+            name for name in exercise.uses if not self._used_is_right(submission, exercise, name)
+        ]
         if not wrong:
             return first
         again = self._try(submission, exercise, expectation, self._stand_ins(exercise, wrong))
         if again.points <= first.points:
             return first
         names = ", ".join(f"`{name}`" for name in wrong)
-        again.hints.insert(0, f"Judged with the reference for {names}, which is counted on its own.")
+        again.hints.insert(
+            0, f"Judged with the reference for {names}, which is counted on its own."
+        )
         again.carried = wrong
         return again
 
@@ -158,7 +130,9 @@ class Judge:
         """References that stand in for earlier exercises: by path, or as source text."""
         found = {name: self.exercise_named(name, exercise.lesson) for name in names}
         return {
-            name: ex.reference_path if ex.local_reference is None else source_of(ex.local_reference, ex.file)
+            name: ex.reference_path
+            if ex.local_reference is None
+            else source_of(ex.local_reference, ex.file)
             for name, ex in found.items()
         }
 
@@ -168,9 +142,11 @@ class Judge:
         if exercise.name not in defined:
             return self._undefined(submission, exercise)
         request = self._request(reading, exercise, expectation, stand_ins)
-        for _ in (1, 2):                                # what died may have died through us: once more
+        for _ in (1, 2):  # what died may have died through us: once more
             reply = self.runner.ask(request)
-            if reply.has("end") or (reply.has("ready") and reply.ending["end"] in ("timeout", "flood")):
+            if reply.has("end") or (
+                reply.has("ready") and reply.ending["end"] in ("timeout", "flood")
+            ):
                 break
             if reply.has("memory"):
                 break
@@ -219,41 +195,10 @@ class Judge:
             for probe, wanted in expectation.right.items()
         }
         if all(right.values()):
-            return self._result(exercise, "right", headline="Right.", stdout=_text(reply.find("stdout")))
+            return self._result(
+                exercise, "right", headline="Right.", stdout=text_of(reply.find("stdout"))
+            )
         earned = sum(points[probe] for probe, ok in right.items() if ok) if exercise.split else 0
         words = explain_end(reply, exercise, found) or explain(exercise, expectation, found)
-        words.setdefault("stdout", _text(reply.find("stdout")))
+        words.setdefault("stdout", text_of(reply.find("stdout")))
         return self._result(exercise, words.pop("verdict"), points=earned, **words)
-
-
-def collect(reply, expectation) -> dict[str, list]:
-    """The evidence by probe and case; None where none came. A second answer to a case does not count."""
-    found = {probe: [None] * len(expectation.cases) for probe in expectation.right}
-    for frame in reply.frames:
-        if not isinstance(frame, dict):
-            continue
-        probe, index = frame.get("probe"), frame.get("case")
-        if type(probe) is str and probe in found and type(index) is int and 0 <= index < len(found[probe]):
-            known = {key: frame[key] for key in ("tree", "error", "memory") if key in frame}
-            if known and found[probe][index] is None and _is_error(known.get("error", {})):
-                found[probe][index] = known
-    return found
-
-
-def _is_error(error) -> bool:
-    return type(error) is dict and all(type(error.get(k, "")) is str for k in ("kind", "message"))
-
-
-def _is_reading(found) -> bool:
-    """Whether a reply to a reading request has the form that ours have."""
-    if type(found) is not dict or set(found) != {"statements", "dropped", "broken"}:
-        return False
-    keys = {"label": str, "line": int, "kind": str, "source": str, "defines": list, "uses": list}
-    return all(
-        type(s) is dict and all(type(s.get(key)) is kind for key, kind in keys.items())
-        for s in found["statements"]
-    )
-
-
-def _text(value) -> str:
-    return value if type(value) is str else ""

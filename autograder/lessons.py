@@ -1,7 +1,7 @@
 """Finds a course and its exercises: ``tests/exercises/test_NN_topic.py`` under the course's root.
 
-Also takes a probe's source text out of its file, with the imports and helpers it uses and nothing else,
-so that the box never sees cases, mistakes or a reference that stand in the same file.
+Also takes a probe's source text out of its file, with the imports and helpers it uses and nothing
+else, so that the box never sees cases, mistakes or a reference that stand in the same file.
 
 Leaves out: judging; building notebooks.
 """
@@ -21,7 +21,18 @@ from autograder.cells import Cell
 from autograder.exercises import Exercise
 from autograder.reading import needed, read_source
 
-__all__ = ["Lesson", "declaring", "find_root", "lesson_of", "load_course", "load_lesson", "modules_of", "slow_modules", "source_of", "undisturbed"]
+__all__ = [
+    "Lesson",
+    "declaring",
+    "find_root",
+    "lesson_of",
+    "load_course",
+    "load_lesson",
+    "modules_of",
+    "slow_modules",
+    "source_of",
+    "undisturbed",
+]
 
 TEST_FILE = re.compile(r"test_(\d\d)_(\w+)\.py$")
 
@@ -43,14 +54,17 @@ class Lesson:
 
 
 def find_root(start=None) -> Path:
-    """The nearest folder, from ``start`` upwards, that holds ``tests/exercises``; else the package's own."""
+    """The nearest folder, from ``start`` upwards, that holds ``tests/exercises``; else the
+    package's own.
+    """
     start = Path(start or os.getcwd()).resolve()
     candidates = [start, *start.parents, Path(__file__).resolve().parent.parent]
     for folder in candidates:
         if (folder / "tests" / "exercises").is_dir():
             return folder
     raise FileNotFoundError(
-        f"no tests/exercises in {start} or above it; run this inside the course's folder, or give --root"
+        f"no tests/exercises in {start} or above it; "
+        "run this inside the course's folder, or give --root"
     )
 
 
@@ -116,7 +130,9 @@ def declaring(root: Path, name: str) -> list[Path]:
 
 
 def lesson_of(names: set[str], lessons: list[Lesson], filename: str = "") -> Lesson | None:
-    """The lesson that most of the functions in ``names`` belong to; the file's number decides a tie."""
+    """The lesson that most of the functions in ``names`` belong to; the file's number decides a
+    tie.
+    """
     number = re.match(r"\D*(\d\d)(?!\d)", os.path.basename(filename))
 
     def fit(lesson):
@@ -166,7 +182,9 @@ def modules_of(exercise: Exercise) -> list[str]:
 
 
 def slow_modules(statements) -> list[str]:
-    """What torch itself imports late and slowly when these statements run: its first optimizer step."""
+    """What torch itself imports late and slowly when these statements run: its first optimizer
+    step.
+    """
     return ["torch._dynamo"] if any("optim" in s["source"] for s in statements) else []
 
 

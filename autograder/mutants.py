@@ -1,7 +1,9 @@
-"""Small wrong changes of a reference, made by machine: an operator swapped, a mask dropped, an axis changed.
+"""Small wrong changes of a reference, made by machine: an operator swapped, a mask dropped, an axis
+changed.
 
-A test that cannot tell the reference from such a mutant would not tell a student's slip either. Checks of
-arguments (``check_…`` calls, branches that only raise), defaults and docstrings are left as they are.
+A test that cannot tell the reference from such a mutant would not tell a student's slip either.
+Checks of arguments (``check_…`` calls, branches that only raise), defaults and docstrings are left
+as they are.
 
 Leaves out: changes in functions that the reference calls; more than one change at a time.
 """
@@ -16,23 +18,24 @@ __all__ = ["Mutant", "mutants_of"]
 
 OPERATORS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
-    ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.And: ast.Or, ast.Or: ast.And,
-    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+    ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Lt: ast.LtE, ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.And: ast.Or,
+    ast.Or: ast.And, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
     ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }
 NAMES = {
-    "mean": "sum", "sum": "mean", "max": "min", "min": "max", "argmax": "argmin", "argmin": "argmax",
-    "maximum": "minimum", "minimum": "maximum", "softmax": "log_softmax", "log_softmax": "softmax",
-    "logsigmoid": "sigmoid", "sigmoid": "logsigmoid", "exp": "log", "log": "exp", "std": "var",
-    "var": "std", "cumsum": "cumprod", "any": "all", "all": "any", "zeros_like": "ones_like",
-    "ones_like": "zeros_like", "zeros": "ones", "ones": "zeros", "floor": "ceil", "ceil": "floor",
-    "tril": "triu", "triu": "tril", "append": "remove", "sorted": "list", "logsumexp": "sum",
+    "mean": "sum", "sum": "mean", "max": "min", "min": "max", "argmax": "argmin",
+    "argmin": "argmax", "maximum": "minimum", "minimum": "maximum", "softmax": "log_softmax",
+    "log_softmax": "softmax", "logsigmoid": "sigmoid", "sigmoid": "logsigmoid", "exp": "log",
+    "log": "exp", "std": "var", "var": "std", "cumsum": "cumprod", "any": "all", "all": "any",
+    "zeros_like": "ones_like", "ones_like": "zeros_like", "zeros": "ones", "ones": "zeros",
+    "floor": "ceil", "ceil": "floor", "tril": "triu", "triu": "tril", "append": "remove",
+    "sorted": "list", "logsumexp": "sum",
 }
 DROPPED = {
-    "detach", "clone", "masked_fill", "clamp", "clamp_min", "clamp_max", "abs", "flip", "sort", "square",
-    "sqrt", "log", "exp", "softmax", "log_softmax", "strip", "lower", "float", "contiguous", "squeeze",
-    "unsqueeze", "cumsum", "roll", "neg",
+    "detach", "clone", "masked_fill", "clamp", "clamp_min", "clamp_max", "abs", "flip", "sort",
+    "square", "sqrt", "log", "exp", "softmax", "log_softmax", "strip", "lower", "float",
+    "contiguous", "squeeze", "unsqueeze", "cumsum", "roll", "neg",
 }
 
 
@@ -45,7 +48,9 @@ class Mutant:
 
 
 def mutants_of(reference) -> list[Mutant]:
-    """Every one-step change of a function's or class's own source; those that do not compile are left out."""
+    """Every one-step change of a function's or class's own source; those that do not compile are
+    left out.
+    """
     original = inspect.unwrap(reference)
     tree = ast.parse(textwrap.dedent(inspect.getsource(original)))
     definition = tree.body[0]
@@ -112,7 +117,9 @@ def _open_nodes(definition):
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
             closed.add(id(node))
         if isinstance(node, ast.FunctionDef):
-            closed |= {id(part) for part in [node.returns, *node.decorator_list] if part is not None}
+            closed |= {
+                id(part) for part in [node.returns, *node.decorator_list] if part is not None
+            }
         if isinstance(node, ast.AnnAssign):
             closed.add(id(node.annotation))
 
@@ -127,13 +134,17 @@ def _open_nodes(definition):
 
 
 def _changes(node) -> list:
-    """What can be done to a node: functions that return its replacement, or change it and return None."""
+    """What can be done to a node: functions that return its replacement, or change it and return
+    None.
+    """
     changes = []
     if isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in OPERATORS:
         changes.append(lambda: _set(node, "op", OPERATORS[type(node.op)]()))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         for side, other in ((node.left, node.right), (node.right, node.left)):
-            if "mask" in ast.unparse(side) and isinstance(side, ast.Name | ast.Attribute | ast.Subscript):
+            if "mask" in ast.unparse(side) and isinstance(
+                side, ast.Name | ast.Attribute | ast.Subscript
+            ):
                 changes.append(lambda other=other: other)
     if isinstance(node, ast.BoolOp) and type(node.op) in OPERATORS:
         changes.append(lambda: _set(node, "op", OPERATORS[type(node.op)]()))
@@ -178,7 +189,15 @@ def _call_changes(node: ast.Call) -> list:
 
 
 def _is_module(node) -> bool:
-    return ast.unparse(node) in ("torch", "F", "functional", "torch.nn.functional", "math", "np", "nn")
+    return ast.unparse(node) in (
+        "torch",
+        "F",
+        "functional",
+        "torch.nn.functional",
+        "math",
+        "np",
+        "nn",
+    )
 
 
 def _set(node, field, value):

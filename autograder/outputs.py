@@ -33,10 +33,12 @@ def _cleaned(output, root: Path):
         output.traceback = [_impersonal(line, root) for line in output.traceback]
         return output
     if any(kind in output.data for kind in WIDGETS):
-        return None                             # a widget's text form says nothing without the widget
+        return None  # a widget's text form says nothing without the widget
     for kind, value in list(output.data.items()):
         if kind.startswith("text/") or kind == "application/javascript":
-            output.data[kind] = _impersonal(value if isinstance(value, str) else "".join(value), root)
+            output.data[kind] = _impersonal(
+                value if isinstance(value, str) else "".join(value), root
+            )
     return output
 
 

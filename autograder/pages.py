@@ -18,7 +18,8 @@ h1 { font-size: 1.4rem; margin: .2rem 0; } h2 { font-size: 1.1rem; margin: 1.6re
 p { margin: .3rem 0; } code, pre { font-family: ui-monospace, monospace; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .15rem .45rem; text-align: center; white-space: nowrap; border: 1px solid #8884; }
-th[scope=row] { text-align: left; font-weight: normal; position: sticky; left: 0; background: Canvas; }
+th[scope=row] { text-align: left; font-weight: normal; }
+th[scope=row] { position: sticky; left: 0; background: Canvas; }
 td.v { color: #fff; font-weight: bold; } .faint { opacity: .7; font-size: .85rem; }
 .bar { display: flex; gap: .6rem; align-items: baseline; margin: .25rem 0; }
 .bar b { flex: 0 0 2.2rem; text-align: right; } .bar div { flex: 1; min-width: 0; }
@@ -27,8 +28,15 @@ td.v { color: #fff; font-weight: bold; } .faint { opacity: .7; font-size: .85rem
 """
 # Told apart without red against green, and by their signs.
 CELLS = {
-    "right": "#0072b2", "wrong": "#b35900", "error": "#d55e00", "timeout": "#7a4a9e", "memory": "#7a4a9e",
-    "died": "#7a4a9e", "missing": "#999999", "not attempted": "#999999", "ungraded": "#000000",
+    "right": "#0072b2",
+    "wrong": "#b35900",
+    "error": "#d55e00",
+    "timeout": "#7a4a9e",
+    "memory": "#7a4a9e",
+    "died": "#7a4a9e",
+    "missing": "#999999",
+    "not attempted": "#999999",
+    "ungraded": "#000000",
 }
 
 
@@ -49,8 +57,8 @@ def feedback(record, facts) -> str:
     ]
     if record.ungraded:
         parts.append(
-            '<p class="loud">Some exercises could not be graded through a fault of the grader, not yours. '
-            "They count neither for nor against you until they are graded again.</p>"
+            '<p class="loud">Some exercises could not be graded through a fault of the grader, not '
+            "yours. They count neither for nor against you until they are graded again.</p>"
         )
     lesson = None
     for result in record.results:
@@ -88,7 +96,8 @@ def class_page(records, facts) -> str:
 
 def _bars(rows, most) -> str:
     return "\n".join(
-        f'<div class="bar"><b>{count}</b><div><i style="width:{100 * count / max(most, 1):.1f}%"></i>'
+        f'<div class="bar"><b>{count}</b><div>'
+        f'<i style="width:{100 * count / max(most, 1):.1f}%"></i>'
         f"{label}</div></div>"
         for label, count in rows
     )
@@ -111,7 +120,9 @@ def _mistakes(records) -> str:
 def _shares(records, titles) -> str:
     rows, most = [], 0
     for title in titles:
-        results = [r for record in records for r in record.results if (r.number, r.exercise) == title]
+        results = [
+            r for record in records for r in record.results if (r.number, r.exercise) == title
+        ]
         right = sum(r.right for r in results)
         most = max(most, len(results))
         label = f"{html.escape(title[0])} <code>{html.escape(title[1])}</code> of {len(results)}"
@@ -120,7 +131,9 @@ def _shares(records, titles) -> str:
 
 
 def _heat_map(records, titles) -> str:
-    head = "".join(f'<th scope="col">{html.escape(n)}<br>{html.escape(name)}</th>' for n, name in titles)
+    head = "".join(
+        f'<th scope="col">{html.escape(n)}<br>{html.escape(name)}</th>' for n, name in titles
+    )
     rows = []
     for record in records:
         by_title = {(r.number, r.exercise): r for r in record.results}
@@ -128,7 +141,8 @@ def _heat_map(records, titles) -> str:
         link = quote(f"feedback/{record.name}.html")
         status = "" if record.results else f" <i>{html.escape(record.status)}</i>"
         rows.append(
-            f'<tr><th scope="row"><a href="{link}">{html.escape(record.name)}</a>{status}</th>{cells}'
+            f'<tr><th scope="row"><a href="{link}">{html.escape(record.name)}</a>{status}</th>'
+            f"{cells}"
             f"<td>{record.total:g}/{record.out_of:g}</td></tr>"
         )
     return (
@@ -141,7 +155,8 @@ def _heat_cell(result) -> str:
     if result is None:
         return "<td></td>"
     words = html.escape(f"{result.verdict}: {result.headline}", quote=True)
-    return f'<td class="v" style="background:{CELLS[result.verdict]}" title="{words}">{SIGNS[result.verdict]}</td>'
+    colour, sign = CELLS[result.verdict], SIGNS[result.verdict]
+    return f'<td class="v" style="background:{colour}" title="{words}">{sign}</td>'
 
 
 def _legend() -> str:

@@ -18,7 +18,8 @@ SHOWN = 40
 def as_code(exercise, case: dict) -> str:
     """The call that fails, with its arguments written out.
 
-    Where the case's names are the function's parameters the call itself is given, else ``case = ...``.
+    Where the case's names are the function's parameters the call itself is given, else ``case =
+    ...``.
     """
     lines = [f"{name}={literal(value)}," for name, value in case.items()]
     body = "\n".join("    " + line for line in lines)
@@ -40,7 +41,7 @@ def literal(value) -> str:
     if isinstance(value, (list, tuple)):
         inside = ", ".join(map(literal, value))
         return f"[{inside}]" if isinstance(value, list) else f"({inside},)" if value else "()"
-    if isinstance(value, float) and value in (float("inf"), float("-inf")) or value != value:
+    if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value:
         return f"float({str(value)!r})"
     return repr(value)
 
@@ -71,7 +72,11 @@ def as_text(path: str, value) -> str:
 def _short(value) -> str:
     if isinstance(value, torch.Tensor):
         with torch.no_grad():
-            text = repr(value.detach()) if value.numel() <= SHOWN else repr(value.flatten()[:8])[:-1] + " ...)"
+            text = (
+                repr(value.detach())
+                if value.numel() <= SHOWN
+                else repr(value.flatten()[:8])[:-1] + " ...)"
+            )
         shape = f", shape {tuple(value.shape)}" if value.numel() > SHOWN or value.dim() > 1 else ""
         return text + shape
     if isinstance(value, Other):

@@ -1,28 +1,20 @@
-"""What can be read off wrong numbers for free: a factor and its source, a sign, a shift, a cut gradient.
+"""What can be read off wrong numbers for free: a factor and its source, a sign, a shift, a cut
+gradient.
 
 Leaves out: guesses. A pattern is named only where it holds on every failing case.
 """
 
 import dataclasses
-import math
 
 import torch
 
 from autograder.compare import Difference, differences, leaves_of
+from autograder.factors import CLOSE, all_close, factor_of
 from autograder.wire import Other, Record
 
 __all__ = ["Pattern", "pattern_of"]
 
 INPUTS = "inputs_after"
-KNOWN_FACTORS = {
-    2.0: "is a factor 2 too many, or one half forgotten?",
-    0.5: "is there one half too many?",
-    1 / math.log(2): "that is 1/ln 2: a logarithm to base 2 where the natural one is asked",
-    1 / math.log(10): "that is 1/ln 10: a logarithm to base 10 where the natural one is asked",
-}
-CLOSE = 1e-3
-
-
 @dataclasses.dataclass
 class Pattern:
     """What is said about the first difference of the smallest failing case."""
@@ -36,7 +28,7 @@ class Pattern:
 
 def pattern_of(triples, tolerance) -> Pattern:
     """Look at failing cases: triples of case, expected tree, got tree; the smallest case first."""
-    case, wanted, given = triples[0]
+    _, wanted, given = triples[0]
     found = differences(wanted, given, tolerance)
     first = found[0]
     pattern = Pattern(first.path, first.expected, first.got, "")
@@ -47,7 +39,9 @@ def pattern_of(triples, tolerance) -> Pattern:
         return pattern
     pattern.sentence = _by_kind(first) or _by_numbers(first, triples, tolerance)
     if first.path.startswith("grad") and first.kind != "gradient":
-        pattern.hints.append("The value is right, its gradient is not: is something detached, or not?")
+        pattern.hints.append(
+            "The value is right, its gradient is not: is something detached, or not?"
+        )
     return pattern
 
 
@@ -57,9 +51,11 @@ def _by_kind(d: Difference) -> str:
     if d.kind == "gradient":
         return "The result carries no gradient: `.item()`, `.detach()` or `no_grad` cuts it off."
     if d.got is None:
-        return "It returns None: is a `return` missing?" if d.kind == "type" else f"{name} is missing."
+        return (
+            "It returns None: is a `return` missing?" if d.kind == "type" else f"{name} is missing."
+        )
     if d.kind == "nan":
-        return f"{name} is NaN: a division of zero by zero, a logarithm of zero, or a mean over nothing?"
+        return f"{name} is NaN: zero divided by zero, a logarithm of zero, or a mean over nothing?"
     if d.kind == "shape":
         return _shapes(d)
     if d.kind == "dtype":
@@ -107,12 +103,12 @@ def _by_numbers(d: Difference, triples, tolerance) -> str:
     name = f"`{d.path}`" if d.path else "The result"
     if not sides or any(a.shape != b.shape for a, b in sides):
         return f"{name} is not what is expected."
-    factor = _factor(sides, [case for case, _, _ in triples])
+    factor = factor_of(sides, [case for case, _, _ in triples])
     if factor:
         return f"{name} is {factor}"
     gaps = [b - a for a, b in sides]
     flat = torch.cat([gap.flatten() for gap in gaps])
-    if len(flat) > 1 and _all_close(flat, flat[0]):
+    if len(flat) > 1 and all_close(flat, flat[0]):
         return f"{name} is off by the same number everywhere: {flat[0].item():.4g} too much."
     for words, change in _moves(sides[0][0].dim()):
         if all(_agree(change(a), b) for a, b in sides):
@@ -128,79 +124,12 @@ def _side(path, wanted, given):
     return tuple(torch.as_tensor(value).double() for value in pair)
 
 
-def _all_close(values, target) -> bool:
-    return bool(torch.isfinite(values).all() and ((values - target).abs() <= CLOSE * abs(target)).all()) \
-        and abs(float(target)) > 1e-6
-
-
 def _agree(a, b) -> bool:
-    return a.shape == b.shape and a.numel() > 1 and bool(torch.isclose(a, b, rtol=CLOSE, atol=1e-5).all())
-
-
-def _ratio(a, b):
-    """The one factor by which ``b`` is ``a``; None where there is none."""
-    big = a.abs() > 1e-5 * max(a.abs().max().item(), 1e-12)
-    if not big.any() or (b[~big].abs() > 1e-4 * b.abs().max()).any():
-        return None
-    ratios = b[big] / a[big]
-    return ratios[0].item() if _all_close(ratios, ratios[0]) else None
-
-
-def _factor(sides, cases) -> str:
-    ratios = [_ratio(a, b) for a, b in sides]
-    if None in ratios:
-        return ""
-    if all(abs(r + 1) < CLOSE for r in ratios):
-        return "right but for its sign."
-    for inverse in (False, True):
-        found = _source([1 / r if inverse else r for r in ratios], cases)
-        if found:
-            size = abs(1 / ratios[0] if inverse else ratios[0])
-            way = "small" if (abs(ratios[0]) < 1) else "large"
-            times = size if size >= 1 else 1 / size
-            return f"{times:.4g} times too {way}, and {found[0]}{found[1 + inverse]}"
-    first = ratios[0]
-    if all(abs(r - first) <= CLOSE * abs(first) for r in ratios) and (len(ratios) > 1 or sides[0][0].numel() > 1):
-        known = next((f"; {w}" for k, w in KNOWN_FACTORS.items() if abs(first - k) < CLOSE), "")
-        return f"{abs(first):.4g} times what is expected{known}{' (and of the other sign)' if first < 0 else ''}."
-    return ""
-
-
-def _source(ratios, cases):
-    """What in every case equals the ratio: the size of a dimension, the ones of a mask, a number."""
-    quantities = [_quantities(case) for case in cases[: len(ratios)]]
-    for key in quantities[0]:
-        values = [q.get(key) for q in quantities]
-        if None in values or all(abs(v - 1) < CLOSE for v in values):
-            continue
-        if all(abs(r - v * v) <= CLOSE * v * v for r, v in zip(ratios, values, strict=True)):
-            shown = f"that is the square of {values[0]:.4g}, which is {key[1]}: multiplied by it"
-            return shown, " where it is divided by.", " where it should be the other way round."
-        if all(abs(r - v) <= CLOSE * abs(v) for r, v in zip(ratios, values, strict=True)):
-            shown = f"{values[0]:.4g} is {key[1]}"
-            if key[0] == "count":
-                return shown, ": a sum where a mean is asked.", ": a mean where a sum is asked."
-            return shown, ": multiplied by it once too often.", ": multiplied by it once too seldom."
-    return None
-
-
-def _quantities(case) -> dict:
-    found = {}
-    tensors = [value for _, value in leaves_of(case) if isinstance(value, torch.Tensor)]
-    lengths = {value.shape[0] for value in tensors if value.dim()}
-    if len(lengths) == 1 and len(tensors) > 1:
-        found["count", "your batch"] = float(lengths.pop())
-    for path, value in leaves_of(case):
-        if isinstance(value, torch.Tensor):
-            for dim, size in enumerate(value.shape):
-                words = f"the length of `{path}`" if dim == 0 else f"the size of dimension {dim} of `{path}`"
-                found[("count", words)] = float(size)
-            found.setdefault(("count", f"the number of entries of `{path}`"), float(value.numel()))
-            if value.numel() and bool(((value == 0) | (value == 1)).all()):
-                found.setdefault(("count", f"the number of ones in `{path}`"), float(value.sum()))
-        elif type(value) in (int, float) and value not in (0, 1):
-            found.setdefault(("number", f"`{path}`"), float(value))
-    return found
+    return (
+        a.shape == b.shape
+        and a.numel() > 1
+        and bool(torch.isclose(a, b, rtol=CLOSE, atol=1e-5).all())
+    )
 
 
 def _moves(dims: int):
@@ -221,7 +150,9 @@ def _rearranged(name: str, sides) -> str:
         for words, late in (("one step too late", True), ("one step too early", False)):
             if all(_shifted(a, b, dim, late) for a, b in sides):
                 return f"{name} is shifted: every number stands {words}."
-    if all(a.dim() and _agree(a.flatten().sort().values, b.flatten().sort().values) for a, b in sides):
+    if all(
+        a.dim() and _agree(a.flatten().sort().values, b.flatten().sort().values) for a, b in sides
+    ):
         return f"{name} holds the right numbers in another order."
     return f"{name} is not what is expected."
 
@@ -230,5 +161,9 @@ def _shifted(a, b, dim, late) -> bool:
     n = a.shape[dim] - 1
     if n < 1:
         return a.shape == b.shape
-    here, there = (b.narrow(dim, 1, n), a.narrow(dim, 0, n)) if late else (b.narrow(dim, 0, n), a.narrow(dim, 1, n))
+    here, there = (
+        (b.narrow(dim, 1, n), a.narrow(dim, 0, n))
+        if late
+        else (b.narrow(dim, 0, n), a.narrow(dim, 1, n))
+    )
     return bool(torch.isclose(here, there, rtol=CLOSE, atol=1e-5).all())

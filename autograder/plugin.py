@@ -1,8 +1,10 @@
-"""The pytest door: ``pytest tests/exercises`` for one's own lessons, ``--submissions PATH…`` for a class.
+"""The pytest door: ``pytest tests/exercises`` for one's own lessons, ``--submissions PATH…`` for a
+class.
 
-Every exercise declared in a test file becomes one test for each submission. Right passes, not attempted is
-skipped, everything else fails with the feedback as its text. Without ``--submissions`` the submission is the
-lesson itself, ``lessons/NN_topic.ipynb``: a fresh clone is green, and a student watches skips turn into passes.
+Every exercise declared in a test file becomes one test for each submission. Right passes, not
+attempted is skipped, everything else fails with the feedback as its text. Without ``--submissions``
+the submission is the lesson itself, ``lessons/NN_topic.ipynb``: a fresh clone is green, and a
+student watches skips turn into passes.
 
 Leaves out: importing torch before a test needs it.
 """
@@ -63,7 +65,9 @@ def pytest_pycollect_makeitem(collector, name, obj):
 
 
 class Course:
-    """What one pytest process needs to judge: a runner, the lessons, what was read of each submission."""
+    """What one pytest process needs to judge: a runner, the lessons, what was read of each
+    submission.
+    """
 
     def __init__(self, config, seed):
         from secrets import token_hex
@@ -170,13 +174,15 @@ class Marks:
             seed = self.config.stash[COURSE].seed
             self.reports = Reports(self.config.getoption("--marks"), **{"seed of the cases": seed})
             self.waiting = {
-                entry.name: Record(entry.name, str(entry.path), entry.digest(), seed, "no exercise found")
+                entry.name: Record(
+                    entry.name, str(entry.path), entry.digest(), seed, "no exercise found"
+                )
                 for entry in collect_entries(self.config.getoption("--submissions"))
             }
 
     def take(self, text: str) -> None:
         """One result, as a worker sent it."""
-        from autograder.judge import Result
+        from autograder.results import Result
 
         self.start()
         name, fields, level = json.loads(text)

@@ -1,9 +1,10 @@
 """``python -m autograder prove``: that the exercises' tests are worth believing.
 
-For every exercise: the reference agrees with itself; the solution is right and the stub not attempted; each
-known mistake is killed by a case that students see, is named, and is told from every other; answers
-learned by heart fail on fresh cases; functions that give zeros, constants, NaN or their input fail;
-automatic mutants of the reference are killed, or listed as equivalent with a reason.
+For every exercise: the reference agrees with itself; the solution is right and the stub not
+attempted; each known mistake is killed by a case that students see, is named, and is told from
+every other; answers learned by heart fail on fresh cases; functions that give zeros, constants, NaN
+or their input fail; automatic mutants of the reference are killed, or listed as equivalent with a
+reason.
 
 Leaves out: whether an exercise teaches anything.
 """
@@ -34,7 +35,7 @@ class Proof:
 
     exercise: Exercise
     cases: int = 0
-    mistakes: dict = dataclasses.field(default_factory=dict)     # name -> visible cases that kill it
+    mistakes: dict = dataclasses.field(default_factory=dict)  # name -> visible cases that kill it
     impostors: dict = dataclasses.field(default_factory=dict)    # name -> killed
     mutants: dict = dataclasses.field(default_factory=dict)      # description -> killed
     equivalent: dict = dataclasses.field(default_factory=dict)   # description -> reason
@@ -46,15 +47,18 @@ class Proof:
         ex = self.exercise
         killed = sum(self.mutants.values())
         listed = f" ({len(self.equivalent)} equivalent)" if self.equivalent else ""
+        caught = f"{sum(map(bool, self.mistakes.values()))}/{len(self.mistakes)}"
         lines = [
             f"{'✗' if self.faults else '✓'} {ex.title}: {self.cases} cases agree, rounding "
-            f"{self.rounding:.1e}; mistakes {sum(map(bool, self.mistakes.values()))}/{len(self.mistakes)}; "
+            f"{self.rounding:.1e}; mistakes {caught}; "
             f"impostors {sum(self.impostors.values())}/{len(self.impostors)}; "
             f"mutants {killed}/{len(self.mutants)}{listed}"
         ]
         for name, cases in self.mistakes.items():
             lines.append(f"      {name}: killed by visible {' '.join(map(str, cases)) or 'NONE'}")
-        lines += [f"      equivalent: {text} ({reason})" for text, reason in self.equivalent.items()]
+        lines += [
+            f"      equivalent: {text} ({reason})" for text, reason in self.equivalent.items()
+        ]
         return [*lines, *(f"    FAULT {fault}" for fault in self.faults)]
 
 
@@ -126,7 +130,9 @@ def prove_exercise(exercise: Exercise, judge: Judge, *, seeds=200, mutants=True)
 
 
 def _agreement(proof, exercise, expectation, seeds) -> None:
-    """The reference, run twice on many cases, agrees with itself; rounding is what separates float32."""
+    """The reference, run twice on many cases, agrees with itself; rounding is what separates
+    float32.
+    """
     many = Expectation(exercise, "agreement", expectation.others, fresh=seeds)
     again = gather(exercise, exercise.answer(), many.cases, many.others)
     proof.cases = len(many.cases)
@@ -134,7 +140,9 @@ def _agreement(proof, exercise, expectation, seeds) -> None:
         (value for t in many.tolerances.values() for value in t.rounding.values()), default=0.0
     )
     if not many.agrees(again):
-        proof.faults.append("the reference does not agree with itself: is there randomness without a seed?")
+        proof.faults.append(
+            "the reference does not agree with itself: is there randomness without a seed?"
+        )
 
 
 def _mistakes(proof, exercise, expectation) -> None:
@@ -174,7 +182,9 @@ def _replay(proof, exercise, expectation) -> None:
 def _mutants(proof, exercise, expectation) -> None:
     for mutant in mutants_of(exercise.answer()):
         alive = _survives(exercise, mutant.function, expectation)
-        reason = next((r for text, r in exercise.equivalents.items() if text in mutant.description), None)
+        reason = next(
+            (r for text, r in exercise.equivalents.items() if text in mutant.description), None
+        )
         if alive and reason:
             proof.equivalent[mutant.description] = reason
             continue
@@ -188,7 +198,9 @@ def _mutants(proof, exercise, expectation) -> None:
 
 
 def _survives(exercise, function, expectation) -> bool:
-    """Whether ``function`` is taken for the reference on every case; stops at the first that kills it."""
+    """Whether ``function`` is taken for the reference on every case; stops at the first that kills
+    it.
+    """
     for case in expectation.cases:
         try:
             with time_limit(MUTANT_S), undisturbed():
@@ -208,7 +220,10 @@ class OutOfTime(BaseException):
 @contextlib.contextmanager
 def time_limit(seconds: float):
     """End what runs inside after ``seconds``; where there are no alarms, let it run."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
 

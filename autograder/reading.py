@@ -1,29 +1,21 @@
 """What of a submission counts: imports, functions, classes and assignments of literals.
 
-Each top-level statement is looked at by itself. What is taken is kept with the names it defines and the
-names it uses, so that a box can run just what one exercise needs. Everything else (training, plotting,
-calls of ``check``) does not run; the names it would have set are remembered for the sentence "uses
-`beta`, which is set in cell 14".
+Each top-level statement is looked at by itself. What is taken is kept with the names it defines and
+the names it uses, so that a box can run just what one exercise needs. Everything else (training,
+plotting, calls of ``check``) does not run; the names it would have set are remembered for the
+sentence "uses `beta`, which is set in cell 14".
 
 Leaves out: running anything.
 """
 
 import ast
-import builtins
 import dataclasses
 import re
 
 from autograder.cells import Cell, blank_magics
+from autograder.statements import defined_names, kind_of, shares_line, used_names
 
 __all__ = ["Reading", "Statement", "needed", "read_source"]
-
-SAFE_CALLS = {
-    "float", "int", "complex", "str", "bool", "tuple", "list", "dict", "set", "frozenset", "range", "len",
-    "min", "max", "namedtuple", "TypeVar", "NewType", "object", "sum", "abs", "round",
-}
-SAFE_MODULES = {"math", "collections", "typing", "functools"}
-DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-
 
 @dataclasses.dataclass
 class Statement:
@@ -42,8 +34,8 @@ class Reading:
     """What was found in one submission."""
 
     statements: list[dict] = dataclasses.field(default_factory=list)
-    dropped: dict[str, str] = dataclasses.field(default_factory=dict)      # name -> label of its cell
-    broken: list[dict] = dataclasses.field(default_factory=list)           # cells that are not Python
+    dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> label of its cell
+    broken: list[dict] = dataclasses.field(default_factory=list)  # cells that are not Python
 
     def names(self) -> set[str]:
         """The functions and classes that are defined."""
@@ -52,9 +44,11 @@ class Reading:
 
 
 def read_source(cells: list[Cell], progress=lambda index: None, skip=()) -> Reading:
-    """Read every cell but those in ``skip``; ``progress`` hears the number of each before it is parsed.
+    """Read every cell but those in ``skip``; ``progress`` hears the number of each before it is
+    parsed.
 
-    >>> reading = read_source([Cell("cell 1", "import math\\ndef f(x): return math.exp(x)\\nprint(f(1))")])
+    >>> text = "import math\\ndef f(x): return math.exp(x)\\nprint(f(1))"
+    >>> reading = read_source([Cell("cell 1", text)])
     >>> reading.names(), [s["kind"] for s in reading.statements]
     ({'f'}, ['import', 'definition'])
     """
@@ -84,7 +78,11 @@ def _read_cell(cell: Cell, reading: Reading) -> None:
 def _read_pieces(cell, source, error, reading) -> None:
     """A cell that is not Python as a whole: each top-level piece is tried alone."""
     lines = source.split("\n")
-    starts = [i for i, line in enumerate(lines) if re.match(r"(?:(?:def|class|async|import|from)\b|@|\w+ *=)", line)]
+    starts = [
+        i
+        for i, line in enumerate(lines)
+        if re.match(r"(?:(?:def|class|async|import|from)\b|@|\w+ *=)", line)
+    ]
     starts = [i for k, i in enumerate(starts) if k == 0 or not lines[starts[k - 1]].startswith("@")]
     for begin, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         piece = "\n" * begin + "\n".join(lines[begin:end])
@@ -107,119 +105,33 @@ def _broken(cell, source, message, line) -> dict:
     names = re.findall(r"^(?:async +)?(?:def|class) +(\w+)", source, re.MULTILINE)
     lines = source.split("\n")
     text = lines[line - 1].strip()[:200] if line and line <= len(lines) else ""
-    return {"label": cell.label, "line": line or 0, "message": message[:300], "names": names, "text": text}
+    return {
+        "label": cell.label,
+        "line": line or 0,
+        "message": message[:300],
+        "names": names,
+        "text": text,
+    }
 
 
 def _take(node, label, lines, reading) -> None:
-    kind = _kind(node)
-    defines = _defined(node)
+    kind = kind_of(node)
+    defines = defined_names(node)
     if kind is None:
         for name in defines:
             reading.dropped[name] = label
         return
     first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
     try:
-        source = ast.unparse(node) if _shares_line(node, lines) else "\n".join(lines[first - 1 : node.end_lineno])
+        source = (
+            ast.unparse(node)
+            if shares_line(node, lines)
+            else "\n".join(lines[first - 1 : node.end_lineno])
+        )
     except RecursionError:
         source = "\n".join(lines[first - 1 : node.end_lineno])
-    statement = Statement(label, first, kind, source, sorted(defines), sorted(_used(node)))
+    statement = Statement(label, first, kind, source, sorted(defines), sorted(used_names(node)))
     reading.statements.append(dataclasses.asdict(statement))
-
-
-def _shares_line(node, lines) -> bool:
-    """Whether other statements stand on the node's lines (``a = 1; b = 2``)."""
-    if node.col_offset:
-        return True
-    rest = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode("utf-8", "ignore").strip()
-    return bool(rest) and not rest.startswith("#")
-
-
-def _kind(node) -> str | None:
-    """What sort of statement counts; None for one that does not run."""
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return "star" if any(alias.name == "*" for alias in node.names) else "import"
-    if isinstance(node, DEFINITIONS):
-        return "definition"
-    if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if node.value is None or not all(_plain_target(t) for t in targets):
-            return None
-        if isinstance(node.value, ast.Lambda):
-            return "definition"
-        return "value" if _literal(node.value) else None
-    if isinstance(node, ast.Try):
-        inner = [*node.body, *node.orelse, *node.finalbody, *(s for h in node.handlers for s in h.body)]
-        kinds = {_kind(s) for s in inner if not isinstance(s, ast.Pass)}
-        return None if None in kinds else "definition" if "definition" in kinds else "import"
-    if isinstance(node, ast.If) and isinstance(node.test, ast.Constant):
-        kinds = {_kind(s) for s in [*node.body, *node.orelse] if not isinstance(s, ast.Pass)}
-        return None if None in kinds or not kinds else "definition"
-    return None
-
-
-def _plain_target(target) -> bool:
-    if isinstance(target, (ast.Tuple, ast.List)):
-        return all(map(_plain_target, target.elts))
-    return isinstance(target, ast.Name)
-
-
-def _literal(node) -> bool:
-    """Numbers, texts, containers and arithmetic of these; names and attributes; a few harmless calls."""
-    if isinstance(node, (ast.Constant, ast.Name)):
-        return True
-    if isinstance(node, ast.Attribute):
-        return _literal(node.value) and not isinstance(node.value, ast.Constant)
-    if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
-        return all(map(_literal, node.elts))
-    if isinstance(node, ast.Dict):
-        return all(k is not None and _literal(k) for k in node.keys) and all(map(_literal, node.values))
-    if isinstance(node, ast.UnaryOp):
-        return _literal(node.operand)
-    if isinstance(node, ast.BinOp):
-        return _literal(node.left) and _literal(node.right)
-    if isinstance(node, ast.Subscript):
-        return _literal(node.value) and _literal(node.slice)
-    if isinstance(node, ast.Call):
-        return _harmless(node.func) and all(map(_literal, [*node.args, *(k.value for k in node.keywords)]))
-    return False
-
-
-def _harmless(function) -> bool:
-    if isinstance(function, ast.Name):
-        return function.id in SAFE_CALLS
-    return (
-        isinstance(function, ast.Attribute)
-        and isinstance(function.value, ast.Name)
-        and (function.value.id in SAFE_MODULES or (function.value.id, function.attr) == ("torch", "device"))
-    )
-
-
-def _defined(node) -> set[str]:
-    """The names that a top-level statement binds."""
-    if isinstance(node, DEFINITIONS):
-        return {node.name}
-    found = set()
-    for part in ast.walk(node) if not isinstance(node, ast.Expr) else ():
-        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
-            found.add(part.id)
-        elif isinstance(part, (ast.Import, ast.ImportFrom)):
-            found |= {(a.asname or a.name.split(".")[0]) for a in part.names if a.name != "*"}
-        elif isinstance(part, DEFINITIONS) and part is not node:
-            found.add(part.name)
-    return found
-
-
-def _used(node) -> set[str]:
-    """Every name that may be looked up, texts that look like names included."""
-    found = set()
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name):
-            found.add(part.id)
-        elif isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value.isidentifier():
-            found.add(part.value)
-        elif isinstance(part, ast.Constant) and isinstance(part.value, str) and len(part.value) < 200:
-            found |= set(re.findall(r"[A-Za-z_]\w*", part.value)) if " " not in part.value else set()
-    return found - set(dir(builtins))
 
 
 def needed(statements: list[dict], names) -> list[dict]:

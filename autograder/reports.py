@@ -1,7 +1,8 @@
-"""Writes what an instructor takes away: two tables, a page a student, a page for the class, Gradescope's file.
+"""Writes what an instructor takes away: two tables, a page a student, a page for the class,
+Gradescope's file.
 
-Every file is written beside itself and renamed, after each submission: a reader sees an old table or a new
-one, and a grader that is killed has lost the submission in hand and no other.
+Every file is written beside itself and renamed, after each submission: a reader sees an old table
+or a new one, and a grader that is killed has lost the submission in hand and no other.
 
 Leaves out: how the pages look (``pages.py``).
 """
@@ -15,12 +16,20 @@ from pathlib import Path
 
 from autograder import pages
 from autograder.cards import as_lines
-from autograder.judge import Result
+from autograder.results import Result
 
 __all__ = ["Record", "Reports"]
 
 DETAILS = [
-    "submission", "lesson", "number", "exercise", "verdict", "points", "out_of", "mistake", "seconds",
+    "submission",
+    "lesson",
+    "number",
+    "exercise",
+    "verdict",
+    "points",
+    "out_of",
+    "mistake",
+    "seconds",
 ]
 
 
@@ -73,7 +82,7 @@ class Reports:
                 data["results"] = [Result(**result) for result in data["results"]]
                 record = Record(**data)
             except (ValueError, KeyError, TypeError):
-                continue                                # cut short, or of another version: graded anew
+                continue  # cut short, or of another version: graded anew
             self.records[record.name] = record
         return self.records
 
@@ -108,7 +117,9 @@ def write(path: Path, text: str) -> None:
 
 def _table(rows) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[_cell(value) for value in row] for row in rows])
+    csv.writer(text, lineterminator="\n").writerows(
+        [[_cell(value) for value in row] for row in rows]
+    )
     return text.getvalue()
 
 
@@ -120,11 +131,16 @@ def _cell(value):
 
 def grades(records) -> str:
     """One row a submission, a column an exercise; empty where the exercise is of another lesson."""
-    titles = sorted({(r.number, r.exercise) for record in records for r in record.results}, key=_place)
+    titles = sorted(
+        {(r.number, r.exercise) for record in records for r in record.results}, key=_place
+    )
     head = ["student", "file", "status", *(f"{n} {name}" for n, name in titles), "total", "out of"]
     rows = [head]
     for record in records:
-        points = {(r.number, r.exercise): "" if r.verdict == "ungraded" else r.points for r in record.results}
+        points = {
+            (r.number, r.exercise): "" if r.verdict == "ungraded" else r.points
+            for r in record.results
+        }
         marks = [points.get(title, "") for title in titles]
         rows.append([record.name, record.file, record.status, *marks, record.total, record.out_of])
     return _table(rows)

@@ -1,11 +1,11 @@
 """The judge's side of the box: starts a zygote, asks, reads replies within limits, never hangs.
 
-``Runner`` is the fork server of Linux; elsewhere :func:`start` gives the slower runner of ``spawn.py``.
+``Runner`` is the fork server of Linux; elsewhere :func:`start` gives the slower runner of
+``spawn.py``.
 
 Leaves out: what the questions mean. A reply is a list of trees and the way the guest ended.
 """
 
-import dataclasses
 import json
 import os
 import selectors
@@ -17,13 +17,13 @@ import time
 import weakref
 
 from autograder import wire
+from autograder.inbox import Inbox, Reply
 from autograder.isolation import LEVELS
 
-__all__ = ["Lost", "Reply", "Runner", "start"]
+__all__ = ["Lost", "Runner", "start"]
 
-MAX_REPLY = 96 << 20            # bytes of all frames of one reply together
 START_S = 120.0
-GRACE_S = 20.0                  # beyond the warden's own limit, before the zygote itself is given up
+GRACE_S = 20.0  # beyond the warden's own limit, before the zygote itself is given up
 CODE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -34,46 +34,6 @@ main(int(sys.argv[2]), json.loads(sys.argv[3]))
 
 class Lost(RuntimeError):
     """The zygote itself is gone or silent: our fault, not the student's."""
-
-
-@dataclasses.dataclass
-class Reply:
-    """What a box sent, and how it ended: ``exit``, ``signal``, ``timeout``, ``flood`` or ``failed``."""
-
-    frames: list
-    ending: dict
-
-    def find(self, key: str):
-        """The first frame's value under ``key``, or None."""
-        return next((f[key] for f in self.frames if isinstance(f, dict) and key in f), None)
-
-    def has(self, key: str) -> bool:
-        return any(isinstance(f, dict) and key in f for f in self.frames)
-
-
-class Inbox:
-    """Cuts a growing stream of bytes into frames; refuses what is beyond the limits."""
-
-    def __init__(self):
-        self.data, self.total, self.frames, self.bad = bytearray(), 0, [], False
-
-    def feed(self, part: bytes) -> None:
-        self.total += len(part)
-        self.data += part
-        self.bad = self.bad or self.total > MAX_REPLY
-        while not self.bad and len(self.data) >= wire.HEADER.size:
-            magic, text, blob = wire.HEADER.unpack_from(self.data)
-            size = wire.HEADER.size + text + blob
-            if magic != wire.MAGIC or size > wire.MAX_FRAME or len(self.frames) > 10_000:
-                self.bad = True
-            elif len(self.data) < size:
-                return
-            else:
-                try:
-                    self.frames.append(wire.unpack(bytes(self.data[:size])))
-                except wire.BadFrame:
-                    self.bad = True
-                del self.data[:size]
 
 
 def environment() -> dict:

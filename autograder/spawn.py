@@ -1,9 +1,10 @@
 """The box where there is no fork server (macOS, Windows): a whole new process for each request.
 
-One process stands ready in advance with torch imported, so that a student waits for the first answer
-only. What limits the system has are set; for marks that matter use Linux.
+One process stands ready in advance with torch imported, so that a student waits for the first
+answer only. What limits the system has are set; for marks that matter use Linux.
 
-Leaves out: namespaces, another user, ending what the guest has started beyond its own process group.
+Leaves out: namespaces, another user, ending what the guest has started beyond its own process
+group.
 """
 
 import os
@@ -15,8 +16,9 @@ import threading
 import time
 
 from autograder import wire
+from autograder.inbox import Inbox, Reply
 from autograder.isolation import LEVELS
-from autograder.runner import START_S, Inbox, Reply, environment, search_path
+from autograder.runner import START_S, environment, search_path
 from autograder.take_away import take_away
 
 __all__ = ["SpawnRunner", "serve_once"]

@@ -1,7 +1,7 @@
 """Which files make up a submission, what it is called, and which lessons are in it.
 
-A file is a submission; a folder inside a folder is a student with all files in it. Names come from file
-names, made safe for a file system and a spreadsheet, and told apart where two are alike.
+A file is a submission; a folder inside a folder is a student with all files in it. Names come from
+file names, made safe for a file system and a spreadsheet, and told apart where two are alike.
 
 Leaves out: judging.
 """
@@ -13,9 +13,10 @@ import re
 import unicodedata
 from pathlib import Path
 
-from autograder.judge import Judge, Submission
+from autograder.judge import Judge
 from autograder.lessons import Lesson
 from autograder.reading import Reading
+from autograder.results import Submission
 
 __all__ = ["Entry", "collect_entries", "read_entry"]
 
@@ -32,7 +33,8 @@ class Entry:
     files: list[Path]
 
     def digest(self) -> str:
-        """What the files hold, in one word: whether a submission has changed since it was graded."""
+        """What the files hold, in one word: whether a submission has changed since it was graded.
+        """
         total = hashlib.sha256()
         for file in self.files:
             total.update(f"{file.name}\0{file.stat().st_size}\0".encode("utf-8", "replace"))
@@ -62,7 +64,8 @@ def collect_entries(paths) -> list[Entry]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """A student's files: modules first, notebooks last, so that the notebook's definitions count."""
+    """A student's files: modules first, notebooks last, so that the notebook's definitions count.
+    """
     found = []
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
@@ -104,8 +107,11 @@ def safe_name(text: str) -> str:
     return f"_{text}" if reserved else text or "submission"
 
 
-def read_entry(judge: Judge, entry: Entry, lesson: str | None = None) -> list[tuple[Lesson, Submission]]:
-    """Read a submission's files and tell its lessons; each comes with the definitions that count in it.
+def read_entry(
+    judge: Judge, entry: Entry, lesson: str | None = None
+) -> list[tuple[Lesson, Submission]]:
+    """Read a submission's files and tell its lessons; each comes with the definitions that count in
+    it.
 
     With ``lesson`` everything is taken for that lesson. Without any lesson found the list holds one
     submission with None for its lesson.
@@ -118,20 +124,31 @@ def read_entry(judge: Judge, entry: Entry, lesson: str | None = None) -> list[tu
         else:
             name = file.name.encode("utf-8", "replace").decode()
             parts.append(judge.read(name, [(name, data)]))
-    forced = next((part for part in judge.lessons if lesson and part.number == str(lesson).zfill(2)), None)
+    forced = next(
+        (part for part in judge.lessons if lesson and part.number == str(lesson).zfill(2)), None
+    )
     own = [forced or judge.lesson_for(part) for part in parts]
     modules = {file.stem for file in entry.files}
-    lessons = sorted({part.number: part for part in own if part}.values(), key=lambda part: part.number)
+    lessons = sorted(
+        {part.number: part for part in own if part}.values(), key=lambda part: part.number
+    )
     if not lessons:
         return [(None, _merged(entry, parts, modules))]
     return [
-        (found, _merged(entry, [p for p, o in zip(parts, own, strict=True) if o in (found, None)], modules))
+        (
+            found,
+            _merged(
+                entry, [p for p, o in zip(parts, own, strict=True) if o in (found, None)], modules
+            ),
+        )
         for found in lessons
     ]
 
 
 def _merged(entry: Entry, parts, modules) -> Submission:
-    """Several readings as one; imports of the student's own files are met by what those files define."""
+    """Several readings as one; imports of the student's own files are met by what those files
+    define.
+    """
     reading, notes = Reading(), []
     for part in parts:
         own = [s for s in part.reading.statements if not _imports_own(s, modules)]

@@ -1,11 +1,12 @@
 """Takes the answer out of the box: the reference functions stay where they are and do nothing.
 
-Deleting a name would not do: other modules, default arguments and closures hold the same function. So the
-function itself is emptied: its code is replaced by one that raises, for whoever holds it. Classes lose the
-code of all their methods. This happens in the child, before student code runs, never in the judge.
+Deleting a name would not do: other modules, default arguments and closures hold the same function.
+So the function itself is emptied: its code is replaced by one that raises, for whoever holds it.
+Classes lose the code of all their methods. This happens in the child, before student code runs,
+never in the judge.
 
-Leaves out: the text of the function on disk, which namespaces hide (``isolation.py``); without them a
-student can read the package's source, as anyone can on the web.
+Leaves out: the text of the function on disk, which namespaces hide (``isolation.py``); without them
+a student can read the package's source, as anyone can on the web.
 """
 
 import functools
@@ -17,7 +18,9 @@ from autograder.exercises import resolve
 
 __all__ = ["files_of", "take_away"]
 
-SENTENCE = "this exercise asks you to write it: the package's own {name} is taken away while yours is tried"
+SENTENCE = (
+    "this exercise asks you to write it: the package's own {name} is taken away while yours is tried"
+)
 
 
 def take_away(path: str) -> None:
@@ -27,11 +30,15 @@ def take_away(path: str) -> None:
     except (ImportError, AttributeError):
         return
     name = path.rpartition(":")[2]
-    if isinstance(target, types.FunctionType | type | functools.partial) or hasattr(target, "__wrapped__"):
+    if isinstance(target, types.FunctionType | type | functools.partial) or hasattr(
+        target, "__wrapped__"
+    ):
         _empty(target, name, set())
         return
-    for module in list(sys.modules.values()):               # nothing to empty: hide it by name
-        for key, value in list(vars(module).items()) if isinstance(module, types.ModuleType) else ():
+    for module in list(sys.modules.values()):  # nothing to empty: hide it by name
+        for key, value in (
+            list(vars(module).items()) if isinstance(module, types.ModuleType) else ()
+        ):
             if value is target:
                 delattr(module, key)
 

@@ -1,7 +1,9 @@
-"""Hostile and unlucky submissions: each gets what it deserves, and the exercise beside it keeps its own.
+"""Hostile and unlucky submissions: each gets what it deserves, and the exercise beside it keeps its
+own.
 
-Every file in ``hostile/`` defines ``weighted_mean`` (2 points) in some bad way and ``running_total`` (1 point)
-rightly. The table says which verdicts ``weighted_mean`` may get; what is not listed here must not be there.
+Every file in ``hostile/`` defines ``weighted_mean`` (2 points) in some bad way and
+``running_total`` (1 point) rightly. The table says which verdicts ``weighted_mean`` may get; what
+is not listed here must not be there.
 """
 
 import json
@@ -154,8 +156,15 @@ SAYS = {
     "nb_with_broken_own_cell": "cell 1 cannot be read: SyntaxError",
 }
 ISOLATED = {
-    "reads_the_source", "reloads_the_package", "reads_the_bytecode", "reads_the_tests", "kills_the_parent",
-    "kills_everyone", "touches_files", "deletes_files", "uses_the_network",
+    "reads_the_source",
+    "reloads_the_package",
+    "reads_the_bytecode",
+    "reads_the_tests",
+    "kills_the_parent",
+    "kills_everyone",
+    "touches_files",
+    "deletes_files",
+    "uses_the_network",
 }
 
 
@@ -194,9 +203,15 @@ def test_nothing_is_left_behind(judge, course):
     for name in ("leaves_a_daemon", "touches_files", "deletes_files", "pickle_bomb"):
         judged(judge, file_of(name))
     assert not list(course.rglob("*was-here"))
-    assert not any((Path(p) / "autograder-was-here").exists() for p in ("/tmp", "/var/tmp", "/dev/shm"))
+    assert not any(
+        (Path(p) / "autograder-was-here").exists() for p in ("/tmp", "/var/tmp", "/dev/shm")
+    )
     assert (course / "toycourse" / "sums.py").exists()
-    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
+    lines = [
+        path.read_bytes()
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if os.access(path, os.R_OK)
+    ]
     assert b"sleep\x0098765\x00" not in lines
 
 
@@ -237,4 +252,7 @@ def test_notebooks_too_large_to_commit(judge, tmp_path, kind):
     path.write_text(text)
     hostile, innocent = judged(judge, path)
     wanted = "missing" if kind == "deep_json" else "right"
-    assert (hostile.verdict, innocent.verdict) == (wanted, wanted), (hostile.headline, hostile.hints)
+    assert (hostile.verdict, innocent.verdict) == (wanted, wanted), (
+        hostile.headline,
+        hostile.hints,
+    )

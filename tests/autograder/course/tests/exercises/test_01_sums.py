@@ -82,7 +82,9 @@ def unsquared(predicted, target, mask, scale):
     return scale * ((predicted - target) * mask).sum() / mask.sum()
 
 
-Shifted = exercise("Shifted", number="01.4", points=2, reference="toycourse.sums:Shifted", seconds=1)
+Shifted = exercise(
+    "Shifted", number="01.4", points=2, reference="toycourse.sums:Shifted", seconds=1
+)
 
 
 @Shifted.cases(visible=2, fresh=4)

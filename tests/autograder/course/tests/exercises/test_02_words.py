@@ -19,7 +19,9 @@ def cases(g):
 
 @longest_word.probe
 def probe(answer, case):
-    return dict(word=answer.longest_word(case["words"]), empty=raised(lambda: answer.longest_word([])))
+    return dict(
+        word=answer.longest_word(case["words"]), empty=raised(lambda: answer.longest_word([]))
+    )
 
 
 @longest_word.mistake("The shortest word is returned.")
