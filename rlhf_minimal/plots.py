@@ -78,10 +78,12 @@ def learning_curve(
         median = np.median([np.interp(grid, x, y) for x, y in runs], axis=0)
         for x, y in runs if len(runs) > 1 else []:
             axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
-        seeds = f"median of {len(runs)} seeds" if len(runs) > 1 else "one seed"
+        seeds = f"median of {len(runs)} seeds (thin lines)" if len(runs) > 1 else "one seed"
         axes.plot(grid, median, color=colour, linewidth=2.2, label=f"{method}, {seeds}")
     if target is not None:
-        axes.axhline(target, color="#666666", linestyle="--", linewidth=1, label=f"{target:g}")
+        axes.axhline(
+            target, color="#666666", linestyle="--", linewidth=1, label=f"target: {target:g}"
+        )
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)

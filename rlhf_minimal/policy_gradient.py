@@ -100,9 +100,8 @@ def normalise(values, eps: float = 1e-8):
     >>> normalise(torch.tensor([1.0, 3.0])), normalise(torch.tensor([7.0]))
     (tensor([-1.,  1.]), tensor([0.]))
     """
-    exact = (
-        values.double()
-    )  # in float32 the mean of equal numbers is off by an ulp, and ulp/eps is not 0
+    # In float32 the mean of equal numbers may be off by an ulp, and an ulp over eps is not 0.
+    exact = values.double()
     centred = exact - exact.mean()
     return (centred / (centred.square().mean().sqrt() + eps)).to(values.dtype)
 
