@@ -11,8 +11,8 @@ import os
 import sys
 
 from autograder import cards, lessons
+from autograder.grading import course_runner
 from autograder.judge import Judge
-from autograder.runner import start
 
 __all__ = ["check"]
 
@@ -27,8 +27,7 @@ class Session:
 
     def __init__(self):
         self.root = lessons.find_root()
-        lessons.add_to_path(self.root)
-        self.runner = start()
+        self.runner = course_runner(self.root)
         self.judges: dict[str, Judge] = {}
         self.verdicts: dict[str, dict[str, str]] = {}
         self.functions: dict[str, object] = {}

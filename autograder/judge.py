@@ -145,7 +145,7 @@ class Judge:
         for _ in (1, 2):  # what died may have died through us: once more
             reply = self.runner.ask(request)
             if reply.has("end") or (
-                reply.has("ready") and reply.ending["end"] in ("timeout", "flood")
+                reply.has("ready") and reply.ending["end"] in ("timeout", "flood", "memory")
             ):
                 break
             if reply.has("memory"):

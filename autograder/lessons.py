@@ -182,10 +182,10 @@ def modules_of(exercise: Exercise) -> list[str]:
 
 
 def slow_modules(statements) -> list[str]:
-    """What torch itself imports late and slowly when these statements run: its first optimizer
-    step.
-    """
-    return ["torch._dynamo"] if any("optim" in s["source"] for s in statements) else []
+    """What torch imports late and slowly when such statements run, at an optimizer for example."""
+    words = ("optim", "torch.func", "vmap", "checkpoint", "torch.compile")
+    late = any(word in statement["source"] for statement in statements for word in words)
+    return ["torch._dynamo"] if late else []
 
 
 @functools.lru_cache(maxsize=64)

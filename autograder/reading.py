@@ -137,15 +137,18 @@ def _take(node, label, lines, reading) -> None:
 def needed(statements: list[dict], names) -> list[dict]:
     """The statements that ``names`` need, directly or through others, in their order.
 
-    Of several definitions of a name the last counts; an import adds to what is bound already
-    (``import torch`` and ``import torch.nn`` bind one name).
+    Of several definitions of a name the last counts, and a function or class counts more than a number
+    that is later called the same. An import adds to what is bound already (``import torch`` and
+    ``import torch.nn`` bind one name). What defines ``names`` themselves comes last, so that running the
+    cell of imports once more hides nothing.
     """
     providers: dict[str, list[int]] = {}
+    functions = {n for s in statements if s["kind"] == "definition" for n in s["defines"]}
     for index, statement in enumerate(statements):
         for name in statement["defines"]:
             if statement["kind"] == "import":
                 providers.setdefault(name, []).append(index)
-            else:
+            elif statement["kind"] == "definition" or name not in functions:
                 providers[name] = [index]
     wanted = {i for i, s in enumerate(statements) if s["kind"] == "star"}
     open_names, seen = list(names), set()
@@ -158,4 +161,9 @@ def needed(statements: list[dict], names) -> list[dict]:
             if index not in wanted:
                 wanted.add(index)
                 open_names.extend(statements[index]["uses"])
-    return [statements[i] for i in sorted(wanted)]
+
+    def asked_for(index):
+        own = statements[index]
+        return own["kind"] == "definition" and any(name in own["defines"] for name in names)
+
+    return [statements[i] for i in sorted(wanted, key=lambda i: (asked_for(i), i))]

@@ -10,6 +10,7 @@ Leaves out: what the guest does (``box.py``).
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -49,7 +50,8 @@ def warden(data, reply, report, plan, scratch, settings) -> None:
             _first_process(request, reply, plan, uid, scratch)
         _guest(request, reply, plan, uid, scratch)
     os.close(reply)
-    ending = _wait(pid, wall_limit(request["seconds"]), request["seconds"])
+    watch = (lambda: _memory_taken(uid, spaces)) if plan != "none" else (lambda: 0)
+    ending = _wait(pid, request["seconds"], watch, 2 * request["memory_mb"] << 20)
     if plan == "uid":
         _end_user(uid)
     end_descendants()
@@ -105,25 +107,48 @@ def _guest(request, reply, plan, uid, scratch) -> None:
         os._exit(70)
 
 
-def _wait(pid: int, wall: float, cpu: float) -> dict:
-    """How the guest (or its process 1) ended; killed where it has not by the time limit."""
-    deadline = time.monotonic() + wall
+def _wait(pid: int, cpu: float, memory_taken, most: int) -> dict:
+    """How the guest (or its process 1) ended; killed where it has not in time, or takes too much."""
+    deadline = time.monotonic() + wall_limit(cpu)
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
             break
         left = deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or memory_taken() > most:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            return {"end": "timeout"}
-        signal.sigtimedwait({signal.SIGCHLD}, min(left, 1.0))
+            return {"end": "timeout" if left <= 0 else "memory"}
+        signal.sigtimedwait({signal.SIGCHLD}, min(left, 0.2))
     code = os.waitstatus_to_exitcode(status)
     if code == 100 or _out_of_time(status, usage, cpu):
         return {"end": "timeout"}
     if code < 0 or code > 100:
         return {"end": "signal", "signal": -code if code < 0 else code - 100}
     return {"end": "exit", "code": code}
+
+
+def _memory_taken(uid: int, spaces: bool) -> int:
+    """Bytes that the guest's processes have together, beyond what each has from its birth.
+
+    The limits of the system count each process by itself; this is for many that share the work. In a
+    world of its own ``/proc`` shows the guest's processes only, elsewhere they are known by their user.
+    """
+    if spaces and os.path.exists("/proc/self"):
+        return 0                                # not yet its own /proc: this one shows us as well
+    birth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    page, total = os.sysconf("SC_PAGE_SIZE"), 0
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            if spaces or entry.stat().st_uid == uid:
+                with open(f"/proc/{entry.name}/statm") as file:
+                    resident = int(file.read().split()[1]) * page
+                total += max(0, resident - birth)
+        except (OSError, IndexError):
+            continue
+    return total
 
 
 def _end_user(uid: int) -> None:

@@ -45,6 +45,7 @@ TABLE = {
     "segfault": DIED,
     # memory
     "memory_hog": MEMORY,
+    "memory_in_children": MEMORY | TIMEOUT,
     "huge_tensor": MEMORY,
     "huge_answer": MEMORY,
     "huge_text": WRONG,
