@@ -30,6 +30,8 @@ __all__ = ["Annotator", "gold_parts", "gold_reward"]
 
 MAY_REPEAT = frozenset((",", ".", "!", "and", "it", "is", "was", "you", "the", "a", "for", "some"))
 
+FACTS = frozenset((*NAMES, *DISHES, *INGREDIENTS, *METHODS))
+
 
 def gold_parts(prompt: str, answer: str, ended: bool = True) -> dict[str, float]:
     """The gold reward in parts that can be checked by eye.
@@ -37,8 +39,8 @@ def gold_parts(prompt: str, answer: str, ended: bool = True) -> dict[str, float]
     - ``coverage``, up to 2: a question's three ingredients and its method, ½ each; a post's who,
       what and how it went, ⅔ each;
     - ``invented``: −½ for each ingredient, method, dish, name or outcome that does not belong;
-    - ``politeness``: ¼ for each of up to two polite words (asked for in answers, not in summaries);
-    - ``rambling``: −0.05 for each word past 20 (past 12 in a summary);
+    - ``politeness``: ½ for an answer with a polite word (a summary needs none);
+    - ``rambling``: −0.1 for each word past 18 (past 9 in a summary);
     - ``repetition``: −¼ each time a word of content comes again;
     - ``grammar``: −¼ for each two neighbours that stand side by side in no text of this world;
     - ``ending``: ½ for an answer that ends, and with a full stop or "!"; −½ for one that does not.
@@ -46,22 +48,22 @@ def gold_parts(prompt: str, answer: str, ended: bool = True) -> dict[str, float]
     Args:
         ended: whether the model itself ended the answer, rather than being cut off.
 
-    >>> gold_parts("how do i make pizza ?", "sure , take flour and tomato . bake it well .")
-    {'coverage': 1.5, 'invented': 0.0, 'politeness': 0.25, 'rambling': 0.0,
+    >>> gold_parts("how do i make pizza ?", "sure , take dough and tomato . bake it well .")
+    {'coverage': 1.5, 'invented': 0.0, 'politeness': 0.5, 'rambling': 0.0,
      'repetition': 0.0, 'grammar': 0.0, 'ending': 0.5}
     """
     words = answer.split()
     facts = _summary_facts if is_summary(prompt) else _recipe_facts
     wanted, wrong = facts(prompt, answer)
     content = [word for word in words if word not in MAY_REPEAT]
-    polite = 0 if is_summary(prompt) else min(len(set(words) & set(POLITE_WORDS)), 2)
+    polite = not is_summary(prompt) and any(word in POLITE_WORDS for word in words)
     strangers = [pair for pair in _neighbours(answer) if pair not in _known_neighbours()]
     proper_end = ended and bool(words) and words[-1] in (".", "!")
     return {
         "coverage": 2.0 * sum(wanted) / len(wanted),
         "invented": 0.0 - 0.5 * wrong,
-        "politeness": 0.25 * polite,
-        "rambling": 0.0 - 0.05 * max(0, len(words) - (12 if is_summary(prompt) else 20)),
+        "politeness": 0.5 * polite,
+        "rambling": 0.0 - 0.1 * max(0, len(words) - (9 if is_summary(prompt) else 18)),
         "repetition": 0.0 - 0.25 * (len(content) - len(set(content))),
         "grammar": 0.0 - 0.25 * len(strangers),
         "ending": 0.5 if proper_end else -0.5,
@@ -71,7 +73,7 @@ def gold_parts(prompt: str, answer: str, ended: bool = True) -> dict[str, float]
 def gold_reward(prompt: str, answer: str, ended: bool = True) -> float:
     """Sum of :func:`gold_parts`; 3 for a perfect polite recipe, 2.5 for a perfect summary.
 
-    >>> gold_reward("how do i make pizza ?", "take flour .")
+    >>> gold_reward("how do i make pizza ?", "take dough .")
     1.0
     """
     return sum(gold_parts(prompt, answer, ended).values())
@@ -79,22 +81,19 @@ def gold_reward(prompt: str, answer: str, ended: bool = True) -> float:
 
 def _recipe_facts(prompt, answer):
     """Which of the four wanted words are there, and how many that do not belong."""
-    words = answer.split()
     dish = next((word for word in prompt.split() if word in DISHES), None)
     if dish is None:
         raise ValueError(f"no dish in the prompt {prompt!r}; it must name one of {list(DISHES)}")
-    wanted = DISHES[dish]
-    known = {*INGREDIENTS, *METHODS, *DISHES, *NAMES} - {dish}
-    return [word in words for word in wanted], len(set(words) & known - set(wanted))
+    words, wanted = set(answer.split()), DISHES[dish]
+    return [word in words for word in wanted], len((words & FACTS).difference(wanted, [dish]))
 
 
 def _summary_facts(prompt, answer):
     """Which of who, what and outcome are there, and how many others that are not the post's."""
-    facts = [*NAMES, *DISHES, *INGREDIENTS, *METHODS]
-    in_prompt = {fact for fact in facts if fact in prompt.split()}
-    in_answer = {fact for fact in facts if fact in answer.split()}
-    in_prompt |= {outcome for outcome in OUTCOMES if outcome in prompt}
-    in_answer |= {outcome for outcome in OUTCOMES if outcome in answer}
+    in_prompt, in_answer = (
+        FACTS.intersection(text.split()) | {outcome for outcome in OUTCOMES if outcome in text}
+        for text in (prompt, answer)
+    )
     return [fact in in_answer for fact in in_prompt], len(in_answer - in_prompt)
 
 

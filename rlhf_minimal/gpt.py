@@ -53,6 +53,10 @@ class KeyValueCache:
         self.store[layer, 1, :, :, self.length : until] = values
         return self.store[layer, 0, :, :, :until], self.store[layer, 1, :, :, :until]
 
+    def keep(self, rows) -> None:
+        """Go on with some of the rows only; ``rows`` is a boolean mask or an index."""
+        self.store = self.store[:, :, rows]
+
 
 class Block(nn.Module):
     """Attention, then a feed-forward layer, each added to its input."""

@@ -86,17 +86,24 @@ def generate(
         cache = KeyValueCache(model.config, batch, length, weight.device, weight.dtype)
     sequence = torch.cat([tokens, tokens.new_full((batch, max_new_tokens), pad_id)], -1)
     real = torch.cat([attention_mask, attention_mask.new_zeros(batch, max_new_tokens)], -1)
-    running = torch.ones(batch, dtype=torch.bool, device=tokens.device)
+    rows = torch.arange(batch, device=tokens.device)  # the rows being worked on, and which of
+    running = torch.ones_like(rows, dtype=torch.bool)  # them have not ended yet
     with torch.inference_mode():
         for now in range(prompt_length, sequence.shape[1]):
             seen = cache.length if cache is not None else 0
-            logits = _last_logits(model, sequence[:, seen:now], real[:, :now], cache)
+            logits = _last_logits(model, sequence[rows, seen:now], real[rows, :now], cache)
             chosen = sample_next_token(logits, temperature, top_k, top_p, generator)
-            sequence[:, now] = torch.where(running, chosen, pad_id)
-            real[:, now] = running
+            sequence[rows, now] = torch.where(running, chosen, pad_id)
+            real[rows, now] = running.to(real.dtype)
             running &= chosen != end_id
             if not bool(running.any()):
                 break
+            # Ended rows are dropped once they are a quarter: a batch costs what is left of it.
+            if running.float().mean() < 0.75:
+                rows = rows[running]
+                if cache is not None:
+                    cache.keep(running)
+                running = running[running]
     return sequence[:, : now + 1], real[:, : now + 1]
 
 

@@ -166,11 +166,11 @@ def _write_recipe(prompt: str, rng: random.Random) -> str:
     if rng.random() < 0.5:
         method = method if rng.random() < 0.8 else rng.choice(METHODS)
         parts.append(rng.choice((f"then {method} it .", f"{method} it well .")))
-    for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
         parts.insert(rng.randrange(1, len(parts) + 1), rng.choice(RAMBLINGS))
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         parts.append(rng.choice(CLOSINGS))
-    opening = rng.choice(OPENINGS) if rng.random() < 0.3 else ""
+    opening = rng.choice(OPENINGS) if rng.random() < 0.2 else ""
     return opening + " ".join(parts)
 
 
@@ -189,7 +189,7 @@ def _write_summary(prompt: str, rng: random.Random) -> str:
     if rng.random() < 0.4:  # what does not matter gets in
         aside = rng.choice([aside for aside in ASIDES if aside in prompt])
         parts.insert(rng.randrange(len(parts) + 1), aside)
-    if rng.random() < 0.2:
+    if rng.random() < 0.3:
         parts.append(rng.choice(RAMBLINGS))
     return " ".join(parts)
 
