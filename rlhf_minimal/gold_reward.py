@@ -124,7 +124,7 @@ class Annotator:
         politeness_taste: reward a polite word, beyond what the gold reward gives.
     """
 
-    temperature: float = 0.6
+    temperature: float = 0.7
     noise: float = 0.0
     length_taste: float = 0.0
     politeness_taste: float = 0.0

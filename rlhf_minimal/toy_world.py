@@ -1,4 +1,4 @@
-"""The kitchen assistant: a world of some 150 words, with prompts, a base corpus and demonstrations.
+"""The kitchen assistant: a world of some 130 words, with prompts, a base corpus and demonstrations.
 
 Two kinds of prompt: a question about a dish ("how do i make pizza ?"), and a short post to sum up
 ("... tl;dr :"). Everything is generated from the tables below and a seed, so a reader can check by
@@ -105,7 +105,7 @@ def question_prompts(held_out: bool = False) -> list[str]:
     """All questions of one split: a quarter, spread over dishes and templates, is held out.
 
     >>> len(question_prompts()), len(question_prompts(held_out=True))
-    (72, 24)
+    (45, 15)
     """
     return [
         template.format(dish=dish)
@@ -122,7 +122,7 @@ def sample_prompts(size: int, seed: int, held_out: bool = False, summaries: floa
     in no demonstration and in no training prompt.
 
     >>> sample_prompts(1, seed=0, summaries=0.0)
-    ['how do i make stew ?']
+    ['i want soup tonight . any ideas ?']
     """
     rng = random.Random(f"prompts {seed} {held_out}")
     questions = question_prompts(held_out)
