@@ -15,6 +15,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 
 __all__ = ["LEVELS", "PLANS", "drop_to_guest", "enter", "guest_uid", "limit", "set_death_signal"]
 
@@ -187,7 +188,7 @@ def limit(seconds: float, memory_mb: int) -> None:
         import resource
     except ImportError:                                     # Windows
         return
-    cpu = max(1, int(seconds + 0.999))
+    cpu = max(1, int(time.process_time() + seconds + 0.999))
     wanted = {
         "RLIMIT_CPU": (cpu, cpu + 1),
         "RLIMIT_CORE": (0, 0),
