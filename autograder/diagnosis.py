@@ -27,7 +27,11 @@ SIGNALS = {
 def explain_end(reply, exercise, found) -> dict | None:
     """Verdicts that need no comparison: time, memory, death, a stub, definitions that fail."""
     answers = [e for evidence in found.values() for e in evidence]
-    if reply.has("memory") or reply.ending.get("end") == "memory" or any(e and "memory" in e for e in answers):
+    if (
+        reply.has("memory")
+        or reply.ending.get("end") == "memory"
+        or any(e and "memory" in e for e in answers)
+    ):
         text = f"It asked for more than {exercise.memory_mb} MB of memory."
         return {"verdict": "memory", "headline": text}
     if reply.has("undefined"):

@@ -31,6 +31,8 @@ def course_runner(root: Path, plan: str = "auto", extra_hidden=()):
 def grade_entry(judge: Judge, entry: Entry, lesson: str | None = None) -> Record:
     """Read one submission and judge every exercise of its lessons."""
     record = Record(entry.name, str(entry.path), entry.digest(), judge.seed, "graded")
+    if not entry.files:
+        record.notes.append("there is no .ipynb or .py file in it (links are not followed)")
     for found, submission in read_entry(judge, entry, lesson):
         record.notes += submission.notes
         if found is not None:

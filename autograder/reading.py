@@ -137,10 +137,10 @@ def _take(node, label, lines, reading) -> None:
 def needed(statements: list[dict], names) -> list[dict]:
     """The statements that ``names`` need, directly or through others, in their order.
 
-    Of several definitions of a name the last counts, and a function or class counts more than a number
-    that is later called the same. An import adds to what is bound already (``import torch`` and
-    ``import torch.nn`` bind one name). What defines ``names`` themselves comes last, so that running the
-    cell of imports once more hides nothing.
+    Of several definitions of a name the last counts, and a function or class counts more than a
+    number that is later called the same. An import adds to what is bound already (``import torch``
+    and ``import torch.nn`` bind one name). What defines ``names`` themselves comes last, so that
+    running the cell of imports once more hides nothing.
     """
     providers: dict[str, list[int]] = {}
     functions = {n for s in statements if s["kind"] == "definition" for n in s["defines"]}

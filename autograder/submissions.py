@@ -45,7 +45,11 @@ class Entry:
 
 
 def collect_entries(paths) -> list[Entry]:
-    """Every submission under ``paths``, in a fixed order, each with a name of its own."""
+    """Every submission under ``paths``, in a fixed order, each with a name of its own.
+
+    Links are not followed: a student's folder could hold one to another student's work. A folder
+    without files that count is a submission all the same, so that nobody is lost without a word.
+    """
     found: list[tuple[str, Path, list[Path]]] = []
     for path in map(Path, paths):
         if not path.exists():
@@ -56,8 +60,8 @@ def collect_entries(paths) -> list[Entry]:
         for part in sorted(path.iterdir(), key=lambda p: p.name):
             if part.name.startswith((".", "__")):
                 continue
-            if part.is_dir() and (files := _files_in(part)):
-                found.append((part.name, part, files))
+            if part.is_dir():
+                found.append((part.name, part, [] if part.is_symlink() else _files_in(part)))
             elif _counts(part):
                 found.append((part.stem, part, [part]))
     return _named(found)

@@ -108,7 +108,8 @@ def _guest(request, reply, plan, uid, scratch) -> None:
 
 
 def _wait(pid: int, cpu: float, memory_taken, most: int) -> dict:
-    """How the guest (or its process 1) ended; killed where it has not in time, or takes too much."""
+    """How the guest (or its process 1) ended; killed where it has not in time, or takes too much.
+    """
     deadline = time.monotonic() + wall_limit(cpu)
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
@@ -131,8 +132,9 @@ def _wait(pid: int, cpu: float, memory_taken, most: int) -> dict:
 def _memory_taken(uid: int, spaces: bool) -> int:
     """Bytes that the guest's processes have together, beyond what each has from its birth.
 
-    The limits of the system count each process by itself; this is for many that share the work. In a
-    world of its own ``/proc`` shows the guest's processes only, elsewhere they are known by their user.
+    The limits of the system count each process by itself; this is for many that share the work. In
+    a world of its own ``/proc`` shows the guest's processes only, elsewhere they are known by their
+    user.
     """
     if spaces and os.path.exists("/proc/self"):
         return 0                                # not yet its own /proc: this one shows us as well

@@ -104,7 +104,9 @@ def test_the_case_can_be_pasted():
     space = {"f": product}
     exec(words["case"].replace("\nf(", "\nanswer = f("), space)
     assert words["expected"].startswith("value = tensor(")
-    assert torch.allclose(space["answer"], eval(words["expected"][8:], {"tensor": torch.tensor}), atol=1e-3)
+    assert torch.allclose(
+        space["answer"], eval(words["expected"][8:], {"tensor": torch.tensor}), atol=1e-3
+    )
 
 
 def test_the_smallest_failing_case_is_shown():

@@ -93,7 +93,9 @@ def test_an_earlier_stub_is_carried_forward_too(judge):
 
 def test_an_earlier_mistake_does_not_excuse_a_later_one(judge):
     wrong = "def weighted_mean(values, mask): return values.mean()"
-    later = "def scaled_error(predicted, target, mask, scale): return weighted_mean(predicted, mask)"
+    later = (
+        "def scaled_error(predicted, target, mask, scale): return weighted_mean(predicted, mask)"
+    )
     assert judged(judge, "scaled_error", wrong, later).points == 0
 
 

@@ -86,7 +86,10 @@ def test_only_what_is_needed_is_taken():
         "def f(x): return helper(x)",
     )
     assert sources_for(reading, "f") == [
-        "import math", "K = 2", "def helper(x): return math.exp(x) * K", "def f(x): return helper(x)",
+        "import math",
+        "K = 2",
+        "def helper(x): return math.exp(x) * K",
+        "def f(x): return helper(x)",
     ]
 
 
@@ -147,10 +150,15 @@ def test_the_word_outputs_in_a_source_is_left_alone():
 
 def test_a_percent_file_keeps_its_line_numbers():
     cells = read_cells(b"# %%\nx = 1\n# %% [markdown]\n# text\n# %%\ny = 2\n", "a.py")
-    assert [cell.source.split("\n").index(f"{n} = {v}") for cell, n, v in zip(cells, "xy", "12", strict=True)] == [1, 5]
+    assert [
+        cell.source.split("\n").index(f"{n} = {v}")
+        for cell, n, v in zip(cells, "xy", "12", strict=True)
+    ] == [1, 5]
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"<html>", b"<<<<<<< HEAD\n{}\n>>>>>>> x"])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"{}", b"<html>", b"<<<<<<< HEAD\n{}\n>>>>>>> x"]
+)
 def test_what_is_no_notebook_says_why(data):
     with pytest.raises(Unreadable, match=r"\w"):
         read_cells(data, "a.ipynb")

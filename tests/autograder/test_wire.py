@@ -27,12 +27,22 @@ class LyingFloat(float):
 
 
 def test_plain_data_comes_back_equal():
-    tree = {"a": [1, 2.5, None, True, "zoë"], "b": (1, [2]), 3: {"x": b"bytes"}, "inf": float("inf")}
+    tree = {
+        "a": [1, 2.5, None, True, "zoë"],
+        "b": (1, [2]),
+        3: {"x": b"bytes"},
+        "inf": float("inf"),
+    }
     assert unpack(pack(tree)) == tree
 
 
 def test_tensors_come_back_with_dtype_and_shape():
-    tensors = [torch.ones(2, 3), torch.tensor(1), torch.zeros(0), torch.ones(2, dtype=torch.bfloat16)]
+    tensors = [
+        torch.ones(2, 3),
+        torch.tensor(1),
+        torch.zeros(0),
+        torch.ones(2, dtype=torch.bfloat16),
+    ]
     for before, after in zip(tensors, unpack(pack(tensors)), strict=True):
         assert before.dtype == after.dtype
         assert torch.equal(before, after)
