@@ -47,7 +47,8 @@ def progress(steps, label: str, show: bool = True):
     from tqdm.auto import tqdm
 
     iterable = range(steps) if isinstance(steps, int) else steps
-    return tqdm(iterable, desc=label, disable=not show, leave=False, dynamic_ncols=True)
+    options = dict(leave=False, dynamic_ncols=True, mininterval=0.5)
+    return tqdm(iterable, desc=label, disable=not show, **options)
 
 
 class History:

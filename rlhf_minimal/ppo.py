@@ -20,10 +20,10 @@ from rlhf_minimal.environments import (
     solved,
 )
 from rlhf_minimal.history import History, progress
+from rlhf_minimal.kl import entropy
 from rlhf_minimal.policy_gradient import action_log_probs, build_policy, mlp, normalise
 from rlhf_minimal.ppo_losses import (
     approximate_kl,
-    categorical_entropy,
     clip_fraction,
     clipped_policy_loss,
     explained_variance,
@@ -34,7 +34,6 @@ from rlhf_minimal.ppo_losses import (
 __all__ = [
     "ActorCritic",
     "approximate_kl",
-    "categorical_entropy",
     "clip_fraction",
     "clipped_policy_loss",
     "explained_variance",
@@ -89,7 +88,7 @@ def _watch(policy, batch, values, loss, clip) -> dict:
     ratio_of = action_log_probs(logits, batch["actions"]), batch["old_log_probs"]
     return {
         "loss": loss(**batch),
-        "entropy": categorical_entropy(logits).mean(),
+        "entropy": entropy(logits).mean(),
         "clip_fraction": clip_fraction(*ratio_of, clip),
         "approximate_kl": approximate_kl(*ratio_of),
         "explained_variance": explained_variance(values, batch["returns"]),
@@ -186,7 +185,7 @@ def train_ppo(
         return (
             policy_loss(log_probs, old_log_probs, normalise(advantages), clip)
             + value_coef * value_loss(policy.value(observations), returns)
-            - entropy_coef * categorical_entropy(logits).mean()
+            - entropy_coef * entropy(logits).mean()
         )
 
     steps, next_check = 0, evaluate_every

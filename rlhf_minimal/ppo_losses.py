@@ -1,4 +1,4 @@
-"""What PPO minimises and what it watches: GAE, the clipped surrogate, value loss, entropy, KL.
+"""What PPO minimises and what it watches: GAE, the clipped surrogate, value loss, approximate KL.
 
 Follows Schulman et al. 2017 (1707.06347) and, for generalised advantage estimation, Schulman et al.
 2016 (1506.02438). Pure functions of tensors of any shape: ``(N,)`` for control, ``(B, T)`` with a
@@ -10,10 +10,10 @@ Leaves out: value clipping, the adaptive KL penalty (``kl.py`` has the controlle
 import torch
 
 from rlhf_minimal.checks import check_finite, check_mask, check_positive, check_same_shape
+from rlhf_minimal.log_probs import masked_mean
 
 __all__ = [
     "approximate_kl",
-    "categorical_entropy",
     "clip_fraction",
     "clipped_policy_loss",
     "explained_variance",
@@ -75,14 +75,6 @@ def gae(rewards, values, next_values, terminated, done, gamma: float, lam: float
     return advantages
 
 
-def _masked_mean(values, mask):
-    """Mean of ``values`` where ``mask`` is not 0; of all of them without a mask."""
-    if mask is None:
-        return values.mean()
-    counts = mask != 0
-    return values.masked_fill(~counts, 0.0).sum() / counts.sum()
-
-
 def _masked_log_ratio(log_probs, old_log_probs, mask, **others):
     """``log π_new − log π_old``, 0 where masked out.
 
@@ -126,7 +118,7 @@ def clipped_policy_loss(log_probs, old_log_probs, advantages, clip: float = 0.2,
     if mask is not None:
         advantages = advantages.masked_fill(mask == 0, 0.0)
     surrogate = torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
-    return -_masked_mean(surrogate, mask)
+    return -masked_mean(surrogate, mask)
 
 
 def value_loss(values, returns, mask=None):
@@ -148,20 +140,7 @@ def value_loss(values, returns, mask=None):
     if mask is not None:
         check_mask(mask, values)
         error = error.masked_fill(mask == 0, 0.0)
-    return _masked_mean(error.square(), mask)
-
-
-def categorical_entropy(logits):
-    """Entropy ``-Σ p·log p`` in nats of each categorical distribution, ``(..., A) -> (...)``.
-
-    Logits of ``-inf`` (forbidden actions) count as ``0·log 0 = 0``.
-
-    >>> categorical_entropy(torch.tensor([0.0, 0.0, float("-inf")]))    # log 2
-    tensor(0.6931)
-    """
-    log_p = logits.log_softmax(dim=-1)
-    p = log_p.exp()
-    return -(p * log_p.masked_fill(p == 0, 0.0)).sum(dim=-1)
+    return masked_mean(error.square(), mask)
 
 
 @torch.no_grad()
@@ -172,7 +151,7 @@ def clip_fraction(log_probs, old_log_probs, clip: float = 0.2, mask=None):
     tensor(0.5000)
     """
     ratio = _masked_log_ratio(log_probs, old_log_probs, mask).exp()
-    return _masked_mean(((ratio - 1).abs() > clip).float(), mask)
+    return masked_mean(((ratio - 1).abs() > clip).float(), mask)
 
 
 @torch.no_grad()
@@ -187,7 +166,7 @@ def approximate_kl(log_probs, old_log_probs, mask=None):
     tensor(0.3069)
     """
     log_ratio = -_masked_log_ratio(log_probs, old_log_probs, mask)
-    return _masked_mean((-log_ratio).expm1() + log_ratio, mask)
+    return masked_mean((-log_ratio).expm1() + log_ratio, mask)
 
 
 @torch.no_grad()

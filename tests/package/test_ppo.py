@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from rlhf_minimal.environments import evaluate_policy, make_environments, rollouts
 from rlhf_minimal.history import History
+from rlhf_minimal.kl import entropy
 from rlhf_minimal.ppo import (
     approximate_kl,
-    categorical_entropy,
     clip_fraction,
     clipped_policy_loss,
     explained_variance,
@@ -168,7 +168,7 @@ def test_policy_and_value_loss_have_the_gradients_of_finite_differences():
     x.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: clipped_policy_loss(x, old, weights, 0.2, mask), x)
     assert torch.autograd.gradcheck(lambda x: value_loss(x, weights, mask), x)
-    assert torch.autograd.gradcheck(categorical_entropy, x)
+    assert torch.autograd.gradcheck(entropy, x)
 
 
 def test_only_the_trained_side_gets_a_gradient_from_advantages_and_returns():
@@ -235,14 +235,14 @@ def test_a_clip_range_of_zero_is_refused():
 
 def test_entropy_of_uniform_certain_and_forbidden_actions():
     logits = torch.tensor([[0.0, 0.0, 0.0], [50.0, 0.0, 0.0], [1.0, 1.0, -math.inf]])
-    entropy = categorical_entropy(logits.double())
+    values = entropy(logits.double())
     expected = torch.tensor([math.log(3), 0.0, math.log(2)], dtype=torch.float64)
-    torch.testing.assert_close(entropy, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_entropy_has_a_gradient_beside_a_forbidden_action():
     logits = torch.tensor([1.0, 0.0, -math.inf], requires_grad=True)
-    categorical_entropy(logits).backward()
+    entropy(logits).backward()
     assert torch.isfinite(logits.grad).all() and logits.grad[0] < 0 < logits.grad[1]
 
 
