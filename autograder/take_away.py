@@ -18,7 +18,10 @@ from autograder.exercises import resolve
 
 __all__ = ["files_of", "take_away"]
 
-SENTENCE = "this exercise asks you to write it: the package's own {name} is taken away while yours is tried"
+SENTENCE = (
+    "this exercise asks you to write it: the package's own {name} is taken away "
+    "while yours is tried"
+)
 
 
 def take_away(path: str) -> None:

@@ -39,10 +39,8 @@ def test_the_solution_has_answers_and_no_marks(source):
 
 def test_the_worked_answer_stands_in_a_collapsed_part(source):
     text = text_of(lesson_notebook(source))
-    assert (
-        "<summary>Worked answer</summary>\n\n```python\ndef weighted_mean(values, mask):\n    return"
-        in text
-    )
+    shown = "```python\ndef weighted_mean(values, mask):\n    return"
+    assert f"<summary>Worked answer</summary>\n\n{shown}" in text
 
 
 def test_cells_for_one_of_the_two_only(source):
@@ -57,7 +55,8 @@ def test_ids_are_fixed_and_shared(course, source):
 
 
 def test_the_stub_stands_where_the_region_stood():
-    cell = "class A:\n    def f(self):\n        # SOLUTION\n        return 1\n        # END SOLUTION\n    x = 2"
+    region = "        # SOLUTION\n        return 1\n        # END SOLUTION\n"
+    cell = f"class A:\n    def f(self):\n{region}    x = 2"
     assert stubbed(cell).split("\n")[2] == '        raise NotImplementedError("write f here")'
 
 
@@ -87,7 +86,8 @@ def test_check_sees_a_changed_cell(copy, part):
     said = []
     assert build(copy, check=True, say=said.append) == 1
     assert said == [
-        f"{part}/01_sums.ipynb is not what its source gives, from cell 01-000 on; run `make notebooks`"
+        f"{part}/01_sums.ipynb is not what its source gives, from cell 01-000 on; "
+        "run `make notebooks`"
     ]
 
 

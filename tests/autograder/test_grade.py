@@ -64,7 +64,7 @@ def test_one_row_a_submission_with_a_name_of_its_own(graded):
     marks = {row["student"]: (row["total"], row["out of"]) for row in table}
     assert marks["alice"] == marks["dora"] == ("3", "8")
     assert marks["wrong"] == ("1", "8")
-    assert marks["words"] == ("0", "2")
+    assert marks["words"] == ("2", "2")
     assert marks["cut"] == ("0", "0")
 
 

@@ -9,7 +9,10 @@ from autograder.results import Submission
 from autograder.runner import Lost
 
 RIGHT = {
-    "weighted_mean": "def weighted_mean(values, mask):\n    return (values * mask).sum() / mask.sum()",
+    "weighted_mean": """
+        def weighted_mean(values, mask):
+            return (values * mask).sum() / mask.sum()
+    """,
     "scaled_error": """
         def scaled_error(predicted, target, mask, scale):
             return scale * weighted_mean((predicted - target) ** 2, mask)

@@ -82,7 +82,8 @@ def test_running_the_imports_again_does_not_hide_a_function():
 
 def test_only_what_is_needed_is_taken():
     reading = read(
-        "import math\nimport slow\nK = 2\ndef helper(x): return math.exp(x) * K\ndef other(): return slow",
+        "import math\nimport slow\nK = 2",
+        "def helper(x): return math.exp(x) * K\ndef other(): return slow",
         "def f(x): return helper(x)",
     )
     assert sources_for(reading, "f") == [
