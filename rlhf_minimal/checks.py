@@ -61,6 +61,10 @@ def check_finite(name: str, tensor) -> None:
         )
 
 
+def _and_finite(number) -> str:
+    return " and finite" if number == float("inf") else ""
+
+
 def check_nonnegative(**numbers) -> None:
     """Each number is finite and at least zero.
 
@@ -70,7 +74,7 @@ def check_nonnegative(**numbers) -> None:
     """
     for name, number in numbers.items():
         if not 0 <= number < float("inf"):
-            raise ValueError(f"{name} is {number}; it must be 0 or more")
+            raise ValueError(f"{name} is {number}; it must be 0 or more" + _and_finite(number))
 
 
 def check_positive(**numbers) -> None:
@@ -82,4 +86,4 @@ def check_positive(**numbers) -> None:
     """
     for name, number in numbers.items():
         if not 0 < number < float("inf"):
-            raise ValueError(f"{name} is {number}; it must be above 0")
+            raise ValueError(f"{name} is {number}; it must be above 0" + _and_finite(number))

@@ -94,6 +94,8 @@ def _summary_facts(prompt, answer):
         FACTS.intersection(text.split()) | {outcome for outcome in OUTCOMES if outcome in text}
         for text in (prompt, answer)
     )
+    if not in_prompt:
+        raise ValueError(f"nothing in the prompt {prompt!r} could be summed up: no name, no dish")
     return [fact in in_answer for fact in in_prompt], len(in_answer - in_prompt)
 
 

@@ -139,6 +139,12 @@ class GPT(nn.Module):
                 f"the sequence has {end} tokens but the model's context is {self.config.context}; "
                 "shorten the prompt or max_new_tokens"
             )
+        if attention_mask is not None and attention_mask.shape != (len(tokens), end):
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}; with {start} tokens in "
+                f"the cache and tokens of shape {tuple(tokens.shape)} it must be "
+                f"({len(tokens)}, {end})"
+            )
         positions, visible = _positions_and_visibility(attention_mask, start, end, tokens.device)
         x = self.embed_token(tokens) + self.embed_position(positions)
         for layer, block in enumerate(self.blocks):

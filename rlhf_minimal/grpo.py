@@ -6,16 +6,14 @@ Liu et al. 2025, arXiv 2503.20783 (what GRPO's two divisions do).
 Leaves out: rewards for single steps of an answer, and asynchronous sampling.
 """
 
-
 import torch
 
-from rlhf_minimal.checks import check_finite, check_nonnegative, check_positive, check_same_shape
-from rlhf_minimal.history import History, progress
+from rlhf_minimal.checks import check_finite, check_mask, check_nonnegative, check_same_shape
+from rlhf_minimal.groups import train_on_groups
+from rlhf_minimal.history import History
 from rlhf_minimal.kl import kl_estimates
-from rlhf_minimal.log_probs import answer_log_probs, masked_mean
+from rlhf_minimal.log_probs import masked_mean
 from rlhf_minimal.ppo import clipped_policy_loss
-from rlhf_minimal.rollouts import sample_rollouts
-from rlhf_minimal.training import adamw, optimizer_step
 
 __all__ = [
     "group_relative_advantages",
@@ -69,10 +67,13 @@ def group_relative_advantages(rewards, normalize_by_std: bool = True, eps: float
             [ 0.0000,  0.0000,  0.0000]])
     """
     _check_groups(rewards)
-    centred = rewards - rewards.mean(-1, keepdim=True)
+    # From the first reward on, so that equal rewards differ by 0 exactly and not by a rounding
+    # error, which the division would blow up.
+    shifted = rewards - rewards[:, :1]
+    centred = shifted - shifted.mean(-1, keepdim=True)
     if not normalize_by_std:
         return centred
-    return centred / (rewards.std(-1, keepdim=True) + eps)
+    return centred / (shifted.std(-1, keepdim=True) + eps)
 
 
 def _check_groups(rewards) -> int:
@@ -107,6 +108,11 @@ def grpo_loss(
         A scalar.
     """
     check_nonnegative(beta=beta)
+    check_mask(mask, log_probs, "log_probs")
+    check_same_shape(advantages=advantages, answers=mask[:, 0])
+    # Zeros go in before exp: behind it, what stands in the padding could still spoil the gradient.
+    log_probs = log_probs.masked_fill(mask == 0, 0.0)
+    ref_log_probs = ref_log_probs.masked_fill(mask == 0, 0.0)
     per_token = advantages[:, None].expand_as(log_probs)
     surrogate = clipped_policy_loss(log_probs, old_log_probs, per_token, clip, mask)
     return surrogate + beta * masked_mean(kl_estimates(log_probs, ref_log_probs)[2], mask)
@@ -120,6 +126,8 @@ def rloo_loss(log_probs, advantages, mask):
         advantages: of rewards from which β·log(π/π_ref) has been taken already, ``(B,)``.
         mask: 1 on answer tokens, ``(B, T)``.
     """
+    check_mask(mask, log_probs, "log_probs")
+    check_same_shape(advantages=advantages, answers=mask[:, 0])
     sequence_log_probs = torch.where(mask != 0, log_probs, 0.0).sum(-1)
     return -(advantages.detach() * sequence_log_probs).mean()
 
@@ -145,8 +153,10 @@ def train_grpo(
             group here, so this β is no number to compare with PPO's.
         advantages: called as ``advantages(rewards) -> (B, G)``.
         loss: called as :func:`grpo_loss` is.
-        options: those of :func:`train_on_groups`: steps, max_new_tokens, end_id, group_size, ….
+        options: those of :func:`rlhf_minimal.groups.train_on_groups`: steps, max_new_tokens,
+            end_id, group_size, ….
     """
+    check_nonnegative(beta=beta)
 
     def group_loss(log_probs, old_log_probs, ref_log_probs, advantage, mask):
         return loss(log_probs, old_log_probs, ref_log_probs, advantage, mask, beta, clip)
@@ -176,7 +186,7 @@ def train_rloo(
     Args:
         beta: price of a nat of KL, in the reward, as PPO's.
         loss: called as :func:`rloo_loss` is.
-        options: those of :func:`train_on_groups`.
+        options: those of :func:`rlhf_minimal.groups.train_on_groups`.
     """
     check_nonnegative(beta=beta)
 
@@ -188,71 +198,3 @@ def train_rloo(
 
     everything = (policy, reference, score, prompts, shaped, advantages, group_loss)
     return train_on_groups(*everything, label="RLOO", epochs=1, **options)
-
-
-def train_on_groups(
-    policy,
-    reference,
-    score,
-    prompts,
-    shaped,
-    advantages,
-    group_loss,
-    *,
-    steps: int,
-    max_new_tokens: int,
-    end_id: int,
-    pad_id: int = 0,
-    group_size: int = 8,
-    prompts_a_step: int = 8,
-    epochs: int = 1,
-    lr: float = 1e-3,
-    seed: int = 0,
-    watch=None,
-    history: History | None = None,
-    show_progress: bool = True,
-    label: str = "groups",
-) -> History:
-    """The loop that GRPO and RLOO share.
-
-    Args:
-        shaped: ``shaped(scores, log_ratio) -> (B,)``: rewards, from the scores and each answer's
-            log π − log π_ref.
-        group_loss: ``group_loss(log_probs, old, ref, advantages, mask) -> scalar``.
-        epochs: descent steps on each batch of rollouts.
-        watch: called as ``watch(rollouts) -> dict`` each step; its numbers go into the history.
-
-    Returns:
-        The history: a row a step with score, kl (nats an answer), length and loss.
-    """
-    check_positive(steps=steps, prompts_a_step=prompts_a_step, epochs=epochs, lr=lr)
-    history = history if history is not None else History()
-    optimizer = adamw(policy, lr)
-    generator = torch.Generator().manual_seed(seed)
-    sampling = dict(max_new_tokens=max_new_tokens, end_id=end_id, pad_id=pad_id)
-    with history:
-        for step in progress(steps, label, show_progress):
-            rows = torch.randint(len(prompts), (prompts_a_step,), generator=generator)
-            repeated = [prompts[i] for i in rows for _ in range(group_size)]
-            rollouts = sample_rollouts(policy, repeated, generator=generator, **sampling)
-            mask = rollouts.mask[:, 1:]
-            with torch.no_grad():
-                old_log_probs = answer_log_probs(policy, *rollouts)
-                ref_log_probs = answer_log_probs(reference, *rollouts)
-                log_ratio = (old_log_probs - ref_log_probs).sum(-1)
-                scores = score(rollouts)
-            rewards = shaped(scores, log_ratio).view(prompts_a_step, group_size)
-            advantage = advantages(rewards).flatten()
-            for _ in range(epochs):
-                log_probs = answer_log_probs(policy, *rollouts)
-                value = group_loss(log_probs, old_log_probs, ref_log_probs, advantage, mask)
-                optimizer_step(optimizer, value)
-            history.record(
-                step=step,
-                score=scores.mean(),
-                kl=log_ratio.mean(),
-                length=mask.sum(-1).float().mean(),
-                loss=value.detach(),
-                **(watch(rollouts) if watch else {}),
-            )
-    return history

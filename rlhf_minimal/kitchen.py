@@ -176,6 +176,8 @@ def interval(values) -> dict[str, float]:
     0.5
     """
     values = torch.as_tensor(values, dtype=torch.float64)
+    if values.dim() != 1 or len(values) < 2:
+        raise ValueError(f"values have shape {tuple(values.shape)}; an error needs two or more")
     mean, error = values.mean().item(), (values.std() / math.sqrt(len(values))).item()
     return dict(mean=mean, se=error, low=mean - 1.96 * error, high=mean + 1.96 * error)
 

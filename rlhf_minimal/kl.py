@@ -58,6 +58,17 @@ def kl_divergence(p, q, dim: int = -1):
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(dim)
 
 
+def _log_softmax(name: str, logits, dim: int):
+    """``logits.log_softmax(dim)``; an error where that would be NaN."""
+    log_probs = logits.log_softmax(dim)
+    if bool(log_probs.isnan().any()):
+        raise ValueError(
+            f"{name} are no logits of a distribution: each row needs a finite entry, and none may "
+            "be nan or +inf"
+        )
+    return log_probs
+
+
 def kl_from_logits(p_logits, q_logits, dim: int = -1):
     """KL(p‖q) in nats of the distributions softmax(p_logits) and softmax(q_logits).
 
@@ -69,13 +80,16 @@ def kl_from_logits(p_logits, q_logits, dim: int = -1):
     Returns:
         ``p_logits``'s shape without ``dim``.
 
+    Raises:
+        ValueError: shapes differ, or logits are no distribution (NaN, +inf, or all of a row −inf).
+
     >>> p, q = torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0.1, 0.4, 0.5])
     >>> kl_from_logits(p.log() + 100.0, q.log() - 50.0)
     tensor(0.0970)
     """
     check_same_shape(p_logits=p_logits, q_logits=q_logits)
-    log_p = p_logits.log_softmax(dim)
-    log_q = q_logits.log_softmax(dim)
+    log_p = _log_softmax("p_logits", p_logits, dim)
+    log_q = _log_softmax("q_logits", q_logits, dim)
     p = log_p.exp()
     # Where p is 0 the difference may be −inf + inf; its term is 0 by the definition.
     return (p * (log_p - log_q).masked_fill(p == 0, 0.0)).sum(dim)
@@ -120,9 +134,11 @@ def sequence_kl(p_logits, q_logits, mask):
     Returns:
         ``(B,)``, in nats a sequence; the mean over ``B`` estimates the divergence.
     """
-    per_token = kl_from_logits(p_logits, q_logits)  # (B, T, V) -> (B, T)
-    check_mask(mask, per_token, "logits (without their last dimension)")
-    return torch.where(mask != 0, per_token, torch.zeros_like(per_token)).sum(-1)
+    check_same_shape(p_logits=p_logits, q_logits=q_logits)
+    check_mask(mask, p_logits[..., 0], "logits (without their last dimension)")
+    counts = mask != 0
+    per_token = kl_from_logits(p_logits[counts], q_logits[counts])  # (B, T, V) -> (n,)
+    return torch.zeros_like(p_logits[..., 0]).masked_scatter(counts, per_token).sum(-1)
 
 
 def entropy(logits, dim: int = -1):
@@ -131,7 +147,7 @@ def entropy(logits, dim: int = -1):
     >>> entropy(torch.zeros(4))  # log 4
     tensor(1.3863)
     """
-    log_p = logits.log_softmax(dim)
+    log_p = _log_softmax("logits", logits, dim)
     p = log_p.exp()
     return -(p * log_p.masked_fill(p == 0, 0.0)).sum(dim)
 
@@ -161,6 +177,7 @@ class AdaptiveKL:
         """Take one measured KL (nats) over ``samples`` sequences; returns the new β."""
         if kl != kl:
             raise ValueError("kl is nan; the controller needs the measured divergence")
+        check_positive(samples=samples)
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         self.beta *= 1 + error * min(samples / self.horizon, 1.0)
         return self.beta

@@ -81,9 +81,19 @@ def response_mask(attention_mask, prompt_lengths):
     Returns:
         ``(B, T)``, 1 on answer tokens.
 
+    Raises:
+        ValueError: the padding stands on the left, or there is not one length a row.
+
     >>> response_mask(torch.tensor([[1, 1, 1, 1, 0]]), torch.tensor([2])).tolist()
     [[0, 0, 1, 1, 0]]
     """
+    if prompt_lengths.shape != attention_mask.shape[:1]:
+        raise ValueError(
+            f"prompt_lengths have shape {tuple(prompt_lengths.shape)} but attention_mask "
+            f"{tuple(attention_mask.shape)}; pass one length a row"
+        )
+    if bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
+        raise ValueError("attention_mask is padded on the left; the answer's place needs the right")
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     after_prompt = positions[None, :] >= prompt_lengths[:, None]  # (B, T)
     return after_prompt.long() * attention_mask
@@ -93,6 +103,11 @@ def next_token_logits(model, tokens, attention_mask=None):
     """Logits ``(B, T, V)`` of any causal language model; ``[:, t]`` is about the token at t + 1."""
     output = model(tokens, attention_mask=attention_mask)
     return getattr(output, "logits", output)
+
+
+def _at_least_float32(logits):
+    """Half-precision logits as float32: a sum over a vocabulary needs more than 8 or 11 bits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def token_log_probs(logits, tokens):
@@ -119,7 +134,7 @@ def token_log_probs(logits, tokens):
         )
     if tokens.shape[1] < 2:
         raise ValueError("tokens hold one position only; the first token has no log-probability")
-    shifted = logits[:, :-1].float()
+    shifted = _at_least_float32(logits[:, :-1])
     chosen = shifted.gather(-1, tokens[:, 1:, None]).squeeze(-1)  # (B, T - 1)
     return chosen - shifted.logsumexp(-1)
 
@@ -179,7 +194,7 @@ def answer_log_probs(model, tokens, attention_mask, mask, hidden=None):
     counts = mask[:, 1:] != 0
     if hidden is None:
         hidden = hidden_states(model, tokens, attention_mask)
-    logits = model.get_output_embeddings()(hidden[:, :-1][counts]).float()  # (n, V)
+    logits = _at_least_float32(model.get_output_embeddings()(hidden[:, :-1][counts]))  # (n, V)
     chosen = logits.gather(-1, tokens[:, 1:][counts][:, None]).squeeze(-1)
     result = torch.zeros(counts.shape, dtype=logits.dtype, device=logits.device)
     return result.masked_scatter(counts, chosen - logits.logsumexp(-1))

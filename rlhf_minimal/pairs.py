@@ -113,7 +113,9 @@ def train_on_pairs(
         history: where to record; a :class:`History` with a path survives Ctrl-C on disk.
         after_step: called with the number of steps done, after each: save the model there.
     """
-    check_positive(steps=steps, batch_size=batch_size)
+    check_positive(steps=steps, batch_size=batch_size, lr=lr)
+    if micro_batch is not None:
+        check_positive(micro_batch=micro_batch)
     history = history if history is not None else History()
     optimizer = adamw(policy, lr)
     generator = torch.Generator().manual_seed(seed)

@@ -42,6 +42,8 @@ def pairwise_loss(chosen, rejected, margin=0.0):
     tensor(0.6931)
     """
     check_same_shape(chosen=chosen, rejected=rejected)
+    if isinstance(margin, torch.Tensor) and margin.dim() > 0:
+        check_same_shape(chosen=chosen, margin=margin)
     return -F.logsigmoid(chosen - rejected - margin).mean()
 
 
@@ -162,6 +164,7 @@ def train_on_ratings(
     ratings = torch.as_tensor(ratings, dtype=torch.float32)
     if len(ratings) != len(examples):
         raise ValueError(f"there are {len(examples)} examples but {len(ratings)} ratings")
+    check_finite("ratings", ratings)
 
     def batch_loss(rows):
         prompts, answers = zip(*(examples[i] for i in rows), strict=True)

@@ -17,7 +17,7 @@ from rlhf_minimal.checks import check_finite, check_mask, check_nonnegative, che
 from rlhf_minimal.history import History, progress
 from rlhf_minimal.log_probs import answer_log_probs, hidden_states
 from rlhf_minimal.ppo import clip_fraction, clipped_policy_loss, gae, value_loss
-from rlhf_minimal.rollouts import Rollouts, sample_rollouts
+from rlhf_minimal.rollouts import Rollouts, sample_rollouts, score_rollouts
 from rlhf_minimal.training import adamw, optimizer_step
 
 __all__ = ["PolicyWithValue", "kl_shaped_rewards", "token_advantages", "train_rlhf", "whiten"]
@@ -168,7 +168,8 @@ def train_rlhf(
         The history: a row a step with score, kl (nats an answer), length, losses, clip fraction.
     """
     check_positive(steps=steps, batch_size=batch_size, epochs=epochs, lr=lr)
-    check_nonnegative(beta=beta)
+    check_positive(minibatch_size=minibatch_size, prompts=len(prompts))
+    check_nonnegative(beta=beta, value_coef=value_coef)
     history = history if history is not None else History()
     model = PolicyWithValue(policy, value_model)
     optimizer = adamw(model, lr)
@@ -187,7 +188,7 @@ def train_rlhf(
             with torch.no_grad():
                 old_log_probs, values = model(rollouts)
                 ref_log_probs = answer_log_probs(reference, *rollouts)
-                scores = score(rollouts)
+                scores = score_rollouts(score, rollouts)
             mask = rollouts.mask[:, 1:]
             rewards = shaped_rewards(scores, old_log_probs, ref_log_probs, mask, beta)
             advantage, returns = advantages(rewards, values, mask, lam=lam)

@@ -14,7 +14,14 @@ from rlhf_minimal.checks import check_finite, check_positive
 from rlhf_minimal.log_probs import answer_log_probs, pad_sequences
 from rlhf_minimal.sampling import generate
 
-__all__ = ["Rollouts", "best_of_n", "best_of_n_kl", "log_ratios", "sample_rollouts"]
+__all__ = [
+    "Rollouts",
+    "best_of_n",
+    "best_of_n_kl",
+    "log_ratios",
+    "sample_rollouts",
+    "score_rollouts",
+]
 
 
 class Rollouts(NamedTuple):
@@ -70,6 +77,18 @@ def log_ratios(policy, reference, rollouts: Rollouts):
     return answer_log_probs(policy, *rollouts) - answer_log_probs(reference, *rollouts)
 
 
+def score_rollouts(score, rollouts: Rollouts):
+    """``score(rollouts)``, once it is sure to be one finite number an answer, ``(B,)``."""
+    scores = score(rollouts)
+    if scores.shape != rollouts.tokens.shape[:1]:
+        raise ValueError(
+            f"score gave shape {tuple(scores.shape)} for {len(rollouts.tokens)} answers; "
+            f"it must be ({len(rollouts.tokens)},)"
+        )
+    check_finite("scores", scores)
+    return scores if scores.is_floating_point() else scores.float()  # counts and verdicts too
+
+
 def best_of_n(policy, score, prompts, n: int, **sampling) -> Rollouts:
     """The best of ``n`` sampled answers to each prompt, by ``score``: RLHF without training.
 
@@ -84,8 +103,7 @@ def best_of_n(policy, score, prompts, n: int, **sampling) -> Rollouts:
     check_positive(n=n)
     repeated = [prompt for prompt in prompts for _ in range(n)]
     rollouts = sample_rollouts(policy, repeated, **sampling)
-    scores = score(rollouts)
-    check_finite("scores", scores)
+    scores = score_rollouts(score, rollouts)
     best = scores.view(len(prompts), n).argmax(-1)  # (B,)
     return rollouts.rows(torch.arange(len(prompts)) * n + best.cpu())
 

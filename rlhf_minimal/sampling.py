@@ -5,7 +5,8 @@ Leaves out: beam search, and repetition penalties (they change the policy that i
 
 import torch
 
-from rlhf_minimal.gpt import KeyValueCache
+from rlhf_minimal.checks import check_positive
+from rlhf_minimal.gpt import GPT, KeyValueCache
 
 __all__ = ["generate", "sample_next_token"]
 
@@ -30,7 +31,7 @@ def sample_next_token(logits, temperature: float = 1.0, top_k=None, top_p=None, 
     >>> sample_next_token(torch.tensor([[0.0, 5.0, 1.0]]), temperature=0)
     tensor([1])
     """
-    if temperature < 0 or (top_k is not None and top_k < 1):
+    if not temperature >= 0 or (top_k is not None and top_k < 1):
         raise ValueError(f"temperature is {temperature}, top_k {top_k}; they must be ≥ 0 and ≥ 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}; it must be in (0, 1]")
@@ -63,26 +64,40 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
-    use_cache: bool = True,
+    use_cache: bool | None = None,
 ):
     """Continue each prompt until its end token, or for ``max_new_tokens`` tokens.
 
     Args:
-        model: a :class:`GPT`; any other causal language model with ``use_cache=False``.
+        model: a causal language model, the course's GPT or a transformers model.
         tokens, attention_mask: prompts padded on the **left**, ``(B, P)``.
+        use_cache: keep keys and values; ``None``: where the model is a :class:`GPT`. Any other
+            model reads the whole sequence again for each token.
 
     Returns:
         ``tokens`` and ``attention_mask`` of prompts with answers, ``(B, P + N)``. A row's end token
         counts as real; what follows it is ``pad_id`` with mask 0.
+
+    Raises:
+        ValueError: a prompt ends in padding, or prompt and answer may outgrow a GPT's context.
+        TypeError: ``use_cache`` with a model that is no GPT.
     """
+    check_positive(max_new_tokens=max_new_tokens)
     batch, prompt_length = tokens.shape
     if attention_mask is None:
         attention_mask = torch.ones_like(tokens)
     if not bool((attention_mask[:, -1] == 1).all()):
         raise ValueError("a prompt ends in padding; pad on the left: pad_sequences(left=True)")
-    cache = None
-    if use_cache:
-        weight, length = model.output.weight, prompt_length + max_new_tokens
+    is_gpt, length, cache = isinstance(model, GPT), prompt_length + max_new_tokens, None
+    if use_cache and not is_gpt:
+        raise TypeError(f"{type(model).__name__} does not take our cache; use_cache=False")
+    if is_gpt and length - 1 > model.config.context:  # nobody reads on from the last token
+        raise ValueError(
+            f"prompts have {prompt_length} tokens and max_new_tokens is {max_new_tokens}, but the "
+            f"model's context is {model.config.context}; shorten one of them"
+        )
+    if is_gpt and use_cache is not False:
+        weight = model.output.weight
         cache = KeyValueCache(model.config, batch, length, weight.device, weight.dtype)
     sequence = torch.cat([tokens, tokens.new_full((batch, max_new_tokens), pad_id)], -1)
     real = torch.cat([attention_mask, attention_mask.new_zeros(batch, max_new_tokens)], -1)

@@ -124,6 +124,8 @@ def sample_prompts(size: int, seed: int, held_out: bool = False, summaries: floa
     >>> sample_prompts(1, seed=0, summaries=0.0)
     ['i want soup tonight . any ideas ?']
     """
+    if size < 0 or not 0 <= summaries <= 1:
+        raise ValueError(f"size is {size}, summaries {summaries}; at least 0, and in [0, 1]")
     rng = random.Random(f"prompts {seed} {held_out}")
     questions = question_prompts(held_out)
     return [
@@ -156,9 +158,11 @@ def write_answer(prompt: str, rng: random.Random) -> str:
 
 def _write_recipe(prompt: str, rng: random.Random) -> str:
     dish = next(word for word in prompt.split() if word in DISHES)
+    if rng.random() < 0.25:  # the writer has another dish in mind
+        dish = rng.choice(list(DISHES))
     *right, method = DISHES[dish]
     listed = rng.sample(right, rng.choice((1, 2, 2, 3, 3)))
-    if rng.random() < 0.4:  # a wrong ingredient slips in
+    if rng.random() < 0.2:  # a wrong ingredient slips in
         wrong = rng.choice([word for word in INGREDIENTS if word not in right])
         listed.insert(rng.randrange(len(listed) + 1), wrong)
         listed = listed[:3]

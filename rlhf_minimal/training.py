@@ -18,6 +18,8 @@ def adamw(model, lr: float, weight_decay: float = 0.0):
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("the model has no parameter with requires_grad=True: nothing to train")
+    for parameter in parameters:
+        parameter.grad = None  # an interrupted run may have left one, which would join our first
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
 
@@ -30,12 +32,12 @@ def learning_rate_factor(step: int, steps: int, warmup: int = 0, schedule: str =
     >>> [round(learning_rate_factor(s, 4, schedule="cosine"), 3) for s in range(4)]
     [1.0, 0.854, 0.5, 0.146]
     """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
     done = (step - warmup) / max(steps - warmup, 1)
     factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
     if schedule not in factors:
         raise ValueError(f"schedule is {schedule!r}; it must be one of {sorted(factors)}")
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
     return factors[schedule]
 
 
@@ -53,7 +55,9 @@ def minibatches(size: int, batch_size: int, steps: int, generator, lengths=None)
     >>> [len(batch) for batch in minibatches(5, 2, 3, generator)]
     [2, 2, 2]
     """
-    check_positive(size=size, batch_size=batch_size)
+    if size < 1:
+        raise ValueError("there is nothing to train on: the examples, pairs or prompts are empty")
+    check_positive(batch_size=batch_size)
     batch_size = min(batch_size, size)
     queue: list[torch.Tensor] = []
     for _ in range(steps):

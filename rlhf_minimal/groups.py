@@ -1,0 +1,83 @@
+"""The loop that GRPO and RLOO share: a group of answers to each prompt, scored and compared.
+
+Leaves out: sampling while training, which large models need to keep their processors busy.
+"""
+
+import torch
+
+from rlhf_minimal.checks import check_positive
+from rlhf_minimal.history import History, progress
+from rlhf_minimal.log_probs import answer_log_probs
+from rlhf_minimal.rollouts import sample_rollouts, score_rollouts
+from rlhf_minimal.training import adamw, optimizer_step
+
+__all__ = ["train_on_groups"]
+
+
+def train_on_groups(
+    policy,
+    reference,
+    score,
+    prompts,
+    shaped,
+    advantages,
+    group_loss,
+    *,
+    steps: int,
+    max_new_tokens: int,
+    end_id: int,
+    pad_id: int = 0,
+    group_size: int = 8,
+    prompts_a_step: int = 8,
+    epochs: int = 1,
+    lr: float = 1e-3,
+    seed: int = 0,
+    watch=None,
+    history: History | None = None,
+    show_progress: bool = True,
+    label: str = "groups",
+) -> History:
+    """Train ``policy`` in place on groups of sampled answers.
+
+    Args:
+        shaped: ``shaped(scores, log_ratio) -> (B,)``: rewards, from the scores and each answer's
+            log π − log π_ref.
+        group_loss: ``group_loss(log_probs, old, ref, advantages, mask) -> scalar``.
+        epochs: descent steps on each batch of rollouts.
+        watch: called as ``watch(rollouts) -> dict`` each step; its numbers go into the history.
+
+    Returns:
+        The history: a row a step with score, kl (nats an answer), length and loss.
+    """
+    check_positive(steps=steps, prompts_a_step=prompts_a_step, epochs=epochs, lr=lr)
+    check_positive(prompts=len(prompts), group_size=group_size)
+    history = history if history is not None else History()
+    optimizer = adamw(policy, lr)
+    generator = torch.Generator().manual_seed(seed)
+    sampling = dict(max_new_tokens=max_new_tokens, end_id=end_id, pad_id=pad_id)
+    with history:
+        for step in progress(steps, label, show_progress):
+            rows = torch.randint(len(prompts), (prompts_a_step,), generator=generator)
+            repeated = [prompts[i] for i in rows for _ in range(group_size)]
+            rollouts = sample_rollouts(policy, repeated, generator=generator, **sampling)
+            mask = rollouts.mask[:, 1:]
+            with torch.no_grad():
+                old_log_probs = answer_log_probs(policy, *rollouts)
+                ref_log_probs = answer_log_probs(reference, *rollouts)
+                log_ratio = (old_log_probs - ref_log_probs).sum(-1)
+                scores = score_rollouts(score, rollouts)
+            rewards = shaped(scores, log_ratio).view(prompts_a_step, group_size)
+            advantage = advantages(rewards).flatten()
+            for _ in range(epochs):
+                log_probs = answer_log_probs(policy, *rollouts)
+                value = group_loss(log_probs, old_log_probs, ref_log_probs, advantage, mask)
+                optimizer_step(optimizer, value)
+            history.record(
+                step=step,
+                score=scores.mean(),
+                kl=log_ratio.mean(),
+                length=mask.sum(-1).float().mean(),
+                loss=value.detach(),
+                **(watch(rollouts) if watch else {}),
+            )
+    return history
