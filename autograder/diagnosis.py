@@ -132,7 +132,8 @@ def explain(exercise, expectation, found) -> dict:
             "got": as_text(pattern.path, pattern.got),
         }
     if mistake is not None:
-        words["hints"] = [] if "error" in got else [words["headline"]]
+        told = "error" not in got and not words["headline"].endswith("is not what is expected.")
+        words["hints"] = [words["headline"]] if told else []
         words |= {"headline": mistake.sentence, "mistake": mistake.name}
     words["hints"] = [*words.get("hints", []), _count(failing, found)]
     if "tree" in wanted and "expected" not in words:

@@ -20,6 +20,7 @@ from pathlib import Path
 from autograder.cells import Cell
 from autograder.exercises import Exercise
 from autograder.reading import needed, read_source
+from autograder.statements import used_names
 
 __all__ = [
     "Lesson",
@@ -146,7 +147,7 @@ def lesson_of(names: set[str], lessons: list[Lesson], filename: str = "") -> Les
 def source_of(function, file: str) -> list[dict]:
     """``function`` as statements for the box: what it needs of its file, itself last, undecorated.
 
-    Exercises' own declarations are calls and so are never among them.
+    What an exercise's decorators mark (cases, mistakes, a reference) is never among them.
     """
     path = Path(file)
     text = path.read_text(encoding="utf-8")
@@ -158,7 +159,7 @@ def source_of(function, file: str) -> list[dict]:
     )
     node.decorator_list = []
     reading = _read_file(text, path.name)
-    uses = next(s["uses"] for s in reading.statements if s["line"] in (line, node.lineno))
+    uses = sorted(used_names(node))
     own = {
         "label": path.name, "line": node.lineno, "kind": "definition", "source": ast.unparse(node),
         "defines": [node.name], "uses": [],
@@ -190,7 +191,32 @@ def slow_modules(statements) -> list[str]:
 
 @functools.lru_cache(maxsize=64)
 def _read_file(text: str, name: str):
-    return read_source([Cell(name, text)])
+    """A test file's statements. It is ours, so any assignment counts, whatever it calls."""
+    tree = ast.parse(text)
+    declared = {
+        target.id for node in tree.body if isinstance(node, ast.Assign) and _declares(node.value)
+        for target in node.targets if isinstance(target, ast.Name)
+    }
+    reading = read_source([Cell(name, text)], trusted=True)
+    hidden = {line for node in tree.body if (line := _marked(node, declared))}
+    reading.statements = [
+        s for s in reading.statements
+        if s["line"] not in hidden and not declared & set(s["defines"])
+    ]
+    return reading
+
+
+def _declares(value) -> bool:
+    return isinstance(value, ast.Call) and ast.unparse(value.func).endswith("exercise")
+
+
+def _marked(node, declared) -> int | None:
+    """The first line of a definition that an exercise's decorator marks, unless it is a probe."""
+    for decorator in getattr(node, "decorator_list", ()):
+        words = ast.unparse(decorator).split("(")[0].split(".")
+        if words[0] in declared and words[-1] != "probe":
+            return node.decorator_list[0].lineno
+    return None
 
 
 ONE_AT_A_TIME = threading.RLock()           # torch's random numbers belong to the whole process

@@ -19,7 +19,9 @@ p { margin: .3rem 0; } code, pre { font-family: ui-monospace, monospace; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .15rem .45rem; text-align: center; white-space: nowrap; border: 1px solid #8884; }
 th[scope=row] { text-align: left; font-weight: normal; }
-th[scope=row] { position: sticky; left: 0; background: Canvas; }
+th[scope=row] { position: sticky; left: 0; background: Canvas; max-width: min(16rem, 34vw); }
+th[scope=row] { overflow: hidden; text-overflow: ellipsis; }
+td.status { text-align: left; white-space: normal; font-style: italic; }
 td.v { color: #fff; font-weight: bold; } .faint { opacity: .7; font-size: .85rem; }
 .bar { display: flex; gap: .6rem; align-items: baseline; margin: .25rem 0; }
 .bar b { flex: 0 0 2.2rem; text-align: right; } .bar div { flex: 1; min-width: 0; }
@@ -78,7 +80,8 @@ def class_page(records, facts) -> str:
     """The class at a glance: how many got each exercise, which mistakes, who got what."""
     titles = sorted({(r.number, r.exercise) for record in records for r in record.results})
     totals = sorted(record.total for record in records if record.results)
-    middle = f"median {totals[len(totals) // 2]:g} points" if totals else "nothing graded yet"
+    most = max((record.out_of for record in records), default=0)
+    middle = f"median {totals[len(totals) // 2]:g} of {most:g}" if totals else "nothing graded yet"
     ungraded = sum(len(record.ungraded) for record in records)
     loud = (
         f'<p class="loud">{ungraded} results are ungraded: the grader failed there. Run again with '
@@ -139,9 +142,11 @@ def _heat_map(records, titles) -> str:
         by_title = {(r.number, r.exercise): r for r in record.results}
         cells = "".join(_heat_cell(by_title.get(title)) for title in titles)
         link = quote(f"feedback/{record.name}.html")
-        status = "" if record.results else f" <i>{html.escape(record.status)}</i>"
+        if not record.results:
+            words = html.escape(record.status)
+            cells = f'<td class="status" colspan="{len(titles)}">{words}</td>'
         rows.append(
-            f'<tr><th scope="row"><a href="{link}">{html.escape(record.name)}</a>{status}</th>'
+            f'<tr><th scope="row"><a href="{link}">{html.escape(record.name)}</a></th>'
             f"{cells}"
             f"<td>{record.total:g}/{record.out_of:g}</td></tr>"
         )
@@ -164,4 +169,4 @@ def _legend() -> str:
         f'<span style="color:{colour}">■</span> {SIGNS[verdict]} {verdict} &nbsp; '
         for verdict, colour in CELLS.items()
     )
-    return f'<p class="faint">{items}</p>'
+    return f"<p><small>{items}</small></p>"

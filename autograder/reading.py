@@ -43,9 +43,10 @@ class Reading:
         return found | {n for cell in self.broken for n in cell["names"]}
 
 
-def read_source(cells: list[Cell], progress=lambda index: None, skip=()) -> Reading:
-    """Read every cell but those in ``skip``; ``progress`` hears the number of each before it is
-    parsed.
+def read_source(cells, progress=lambda index: None, skip=(), trusted=False) -> Reading:
+    """Read every cell but those in ``skip``; ``progress`` hears the number of each beforehand.
+
+    In ``trusted`` text every assignment counts, not those of literals only.
 
     >>> text = "import math\\ndef f(x): return math.exp(x)\\nprint(f(1))"
     >>> reading = read_source([Cell("cell 1", text)])
@@ -59,11 +60,11 @@ def read_source(cells: list[Cell], progress=lambda index: None, skip=()) -> Read
             reading.broken.append(_broken(cell, cell.source, "this cell cannot be read at all", 1))
         elif last[cell.source] == index:
             progress(index)
-            _read_cell(cell, reading)
+            _read_cell(cell, reading, trusted)
     return reading
 
 
-def _read_cell(cell: Cell, reading: Reading) -> None:
+def _read_cell(cell: Cell, reading: Reading, trusted: bool) -> None:
     source = blank_magics(cell.source)
     try:
         tree = ast.parse(source)
@@ -72,7 +73,7 @@ def _read_cell(cell: Cell, reading: Reading) -> None:
         return
     lines = source.split("\n")
     for node in tree.body:
-        _take(node, cell.label, lines, reading)
+        _take(node, cell.label, lines, reading, trusted)
 
 
 def _read_pieces(cell, source, error, reading) -> None:
@@ -114,8 +115,10 @@ def _broken(cell, source, message, line) -> dict:
     }
 
 
-def _take(node, label, lines, reading) -> None:
+def _take(node, label, lines, reading, trusted=False) -> None:
     kind = kind_of(node)
+    if trusted and isinstance(node, ast.Assign):
+        kind = kind or "value"
     defines = defined_names(node)
     if kind is None:
         for name in defines:
