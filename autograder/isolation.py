@@ -8,6 +8,8 @@ Four plans, strongest first; the zygote takes the first that works here:
 ``uid``   a uid of its own, nothing else (a container's root without the right to make namespaces)
 ``none``  the same user; limits only
 
+Where there are no namespaces, Landlock takes files, TCP and signals away if the kernel has it.
+
 Leaves out: seccomp and cgroups. For marks that matter put a container around the whole.
 """
 
@@ -16,6 +18,8 @@ import os
 import signal
 import sys
 import time
+
+from autograder.landlock import confine
 
 __all__ = ["LEVELS", "PLANS", "drop_to_guest", "enter", "guest_uid", "limit", "set_death_signal"]
 
@@ -162,8 +166,9 @@ def guest_uid() -> int:
     return first + os.getpid() % count
 
 
-def drop_to_guest(plan: str, uid: int, scratch: str) -> None:
+def drop_to_guest(plan: str, uid: int, scratch: str, hide=()) -> None:
     """Give up every privilege, for good. Called in the child that will run student code."""
+    readable = needed_folders()
     if plan in ("root", "uid"):
         os.chown(scratch, uid, uid)
         os.setgroups([])
@@ -173,6 +178,8 @@ def drop_to_guest(plan: str, uid: int, scratch: str) -> None:
         _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if plan == "user":
         _drop_capabilities()
+    if plan in ("uid", "none"):
+        confine(readable, hide, scratch)
 
 
 def _drop_capabilities() -> None:

@@ -5,8 +5,8 @@ So the function itself is emptied: its code is replaced by one that raises, for 
 Classes lose the code of all their methods. This happens in the child, before student code runs,
 never in the judge.
 
-Leaves out: the text of the function on disk, which namespaces hide (``isolation.py``); without them
-a student can read the package's source, as anyone can on the web.
+Leaves out: the text of the function on disk, which namespaces hide (``isolation.py``) or Landlock
+closes (``landlock.py``); where the system has neither, it can be read, as anyone can on the web.
 """
 
 import functools

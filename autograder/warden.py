@@ -47,8 +47,8 @@ def warden(data, reply, report, plan, scratch, settings) -> None:
     if pid == 0:
         os.close(report)
         if spaces:
-            _first_process(request, reply, plan, uid, scratch)
-        _guest(request, reply, plan, uid, scratch)
+            _first_process(request, reply, plan, uid, scratch, hide)
+        _guest(request, reply, plan, uid, scratch, hide)
     os.close(reply)
     watch = (lambda: _memory_taken(uid, spaces)) if plan != "none" else (lambda: 0)
     ending = _wait(pid, request["seconds"], watch, 2 * request["memory_mb"] << 20)
@@ -65,13 +65,13 @@ def wall_limit(seconds: float) -> float:
     return 2 * seconds + 2
 
 
-def _first_process(request, reply, plan, uid, scratch) -> None:
+def _first_process(request, reply, plan, uid, scratch, hide) -> None:
     """Process 1 of the guest's world: forks the guest, passes its end on; when it ends, all end."""
     isolation.set_death_signal()
     isolation.mount_proc()
     pid = os.fork()
     if pid == 0:
-        _guest(request, reply, plan, uid, scratch)
+        _guest(request, reply, plan, uid, scratch, hide)
     os.close(reply)
     while True:
         ended, status, usage = os.wait4(-1, 0)
@@ -95,13 +95,13 @@ def _as_code(status: int) -> int:
     return 100 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else min(os.WEXITSTATUS(status), 90)
 
 
-def _guest(request, reply, plan, uid, scratch) -> None:
+def _guest(request, reply, plan, uid, scratch, hide) -> None:
     """The last step before student code: the signals and the user are the guest's from here on."""
     try:
         os.setsid()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        isolation.drop_to_guest(plan, uid, scratch)
+        isolation.drop_to_guest(plan, uid, scratch, hide)
         live(request, reply, scratch)
     finally:
         os._exit(70)

@@ -8,6 +8,7 @@ import pytest
 from autograder.grading import course_runner
 from autograder.isolation import LEVELS
 from autograder.judge import Judge
+from autograder.landlock import version
 from autograder.spawn import SpawnRunner
 from autograder.take_away import take_away
 
@@ -22,6 +23,14 @@ def weighted_mean(values, mask):
     except OSError as error:
         net = type(error).__name__
     print(os.getuid(), os.getpid(), net, os.listdir("."))
+"""
+READS = """
+import toycourse.sums
+def weighted_mean(values, mask):
+    space = {}
+    with open(toycourse.sums.__file__) as file:
+        exec(file.read(), space)
+    return space["weighted_mean"](values, mask)
 """
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 
@@ -39,6 +48,8 @@ def test_plans(course, lessons, plan):
             pytest.skip(f"plan {plan} is not to be had here")
         assert judged(runner, lessons, GOOD).verdict == "right"
         assert judged(runner, lessons, LOOP).verdict == "timeout"
+        if plan in ("root", "user") or version():
+            assert judged(runner, lessons, READS).verdict == "error"
         uid, pid, net, files = judged(runner, lessons, SPY).stdout.split("\n")[0].split(" ", 3)
     assert files == "[]"
     assert (int(uid) != os.getuid()) == (plan in ("root", "uid"))
