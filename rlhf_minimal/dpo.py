@@ -34,7 +34,8 @@ def implicit_rewards(policy, reference, beta: float = 0.1):
     every comparison of two answers (Rafailov et al. 2023, equation 5).
 
     Args:
-        policy, reference: summed log-probabilities of the same answers, one shape, in nats.
+        policy, reference: summed log-probabilities of the same answers, one shape, in nats. No
+            gradient goes to the reference's, even if they were computed with one.
         beta: strength of the pull to the reference; *larger stays closer*.
 
     Returns:
@@ -45,7 +46,7 @@ def implicit_rewards(policy, reference, beta: float = 0.1):
     """
     check_same_shape(policy=policy, reference=reference)
     check_nonnegative(beta=beta)
-    return beta * (policy - reference)
+    return beta * (policy - reference.detach())
 
 
 def dpo_loss(
