@@ -18,6 +18,9 @@ test: $(READY)   ## all tests
 lab: $(READY)    ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab lessons
 
+notebooks: $(READY) ## build lessons/ and solutions/ from their sources, solutions executed
+	$(BIN)/python -m autograder build
+
 figures: $(READY) ## draw every figure from its recorded numbers
 	@for script in figures/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
 
