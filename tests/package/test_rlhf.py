@@ -316,10 +316,13 @@ def test_best_of_n_s_kl_is_exact_where_answers_are_rare():
 # --- the value head -----------------------------------------------------------------------------
 
 
-def test_the_value_of_a_token_is_read_before_it(reference):
+@pytest.mark.parametrize("own_model", [False, True])
+def test_the_value_of_a_token_is_read_before_it(reference, own_model):
     """Changing the last token changes its log-probability and no value that counts."""
-    model = PolicyWithValue(copy.deepcopy(reference))
-    torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
+    value_model = RewardModel(copy.deepcopy(reference)) if own_model else None
+    model = PolicyWithValue(copy.deepcopy(reference), value_model)
+    head = value_model.head if own_model else model.head
+    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
     rollouts = roll(reference, [[2]], seed=1, end_id=-1)
     tokens = rollouts.tokens.clone()
     tokens[0, -1] = (tokens[0, -1] + 1) % 6
@@ -392,6 +395,18 @@ def test_every_row_is_used_once_an_epoch(reference):
 
     trained(reference, policy_loss=loss, steps=1, batch_size=10, minibatch_size=4, epochs=2)
     assert sizes == [4, 4, 2, 4, 4, 2]
+
+
+def test_the_ratio_is_to_the_policy_that_sampled(reference):
+    moved = []
+
+    def loss(log_probs, old_log_probs, *others):
+        moved.append((log_probs - old_log_probs).abs().max().item())
+        return clipped_policy_loss(log_probs, old_log_probs, *others)
+
+    trained(reference, policy_loss=loss, steps=2, minibatch_size=48, epochs=3)
+    # First passes start at ratio 1, up to float32's rounding of the log-probabilities.
+    assert max(moved[0], moved[3]) < 1e-5 and min(moved[1:3] + moved[4:]) > 1e-3
 
 
 @pytest.mark.parametrize(
