@@ -41,7 +41,7 @@ def record(run: Path, path: Path) -> None:
 def running_mean(values, window: int):
     """Mean of each ``window`` neighbouring steps, and the steps on which they centre."""
     kernel = np.ones(window) / window
-    return np.arange(len(values) - window + 1) + window / 2, np.convolve(values, kernel, "valid")
+    return np.arange(len(values) - window + 1) + (window + 1) / 2, np.convolve(values, kernel, "valid")
 
 
 def draw_curve(axes, rows, name: str, label: str, level: float, words: str) -> None:
@@ -73,7 +73,7 @@ def draw_accuracies(axes, report) -> None:
         axes.errorbar(places, values, spread, fmt=marker, color=colour, capsize=4, label=when)
     axes.axhline(0.5, color="grey", linestyle="--", linewidth=1)
     axes.set_xticks(range(len(kinds)), kinds)
-    axes.set(xlim=(-0.5, 2.5), ylabel="share of held-out pairs that prefer the chosen answer")
+    axes.set(xlim=(-0.5, 2.5), ylabel="share that prefers the chosen answer")
     axes.legend(frameon=False, fontsize=8)
 
 
