@@ -41,7 +41,8 @@ def record(run: Path, path: Path) -> None:
 def running_mean(values, window: int):
     """Mean of each ``window`` neighbouring steps, and the steps on which they centre."""
     kernel = np.ones(window) / window
-    return np.arange(len(values) - window + 1) + (window + 1) / 2, np.convolve(values, kernel, "valid")
+    means = np.convolve(values, kernel, "valid")
+    return np.arange(len(means)) + (window + 1) / 2, means
 
 
 def draw_curve(axes, rows, name: str, label: str, level: float, words: str) -> None:
