@@ -419,6 +419,12 @@ def test_the_sft_model_is_no_distance_from_itself_and_wins_about_half(kitchen):
     assert abs(win_rate["mean"] - 0.5) < 4 * win_rate["se"]
 
 
+def test_a_tie_counts_as_half_a_win(kitchen, monkeypatch):
+    monkeypatch.setattr(kitchen, "gold", lambda prompt, answer: 1.0)
+    found = evaluate(kitchen, kitchen.base)["win_rate"]
+    assert found["mean"] == 0.5 and found["se"] == 0.0
+
+
 def test_held_out_prompts_are_others(kitchen):
     assert evaluate(kitchen, kitchen.base, held_out=True) != evaluate(kitchen, kitchen.base)
 
