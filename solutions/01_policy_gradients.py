@@ -28,6 +28,7 @@
 # yours; otherwise it goes on with ours, so you can skip anything and come back.
 
 # %%
+import itertools
 import os
 import subprocess
 import sys
@@ -49,6 +50,7 @@ if "google.colab" in sys.modules:
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from autograder import check
 from rlhf_minimal import policy_gradient
@@ -231,7 +233,7 @@ bellman_backup = check(bellman_backup)
 # ### A kitchen small enough to solve
 #
 # The cook starts at `A`. The meal is served at `G` (+1, the walk ends), `X` is a spill
-# (−1, the walk ends too), `#` is the counter, and every step costs 0.04. The floor is
+# (−1, the walk ends too), `#` is the counter, and every step costs 0.01. The floor is
 # slippery: with probability 0.1 each she slides to the left or to the right of where she
 # wanted to go. Against a wall she stays where she is.
 
@@ -239,7 +241,7 @@ bellman_backup = check(bellman_backup)
 KITCHEN = ["....G", ".#.X.", ".#.X.", "A...."]
 MOVES = [(-1, 0), (0, 1), (1, 0), (0, -1)]  # up, right, down, left
 ENDS = {"G": 1.0, "X": -1.0}
-STEP_COST, GAMMA = 0.04, 0.95
+STEP_COST, GAMMA = 0.01, 0.99
 
 cells = [
     (row, column)
@@ -293,11 +295,11 @@ exact = solve(random_walk)
 
 values = torch.zeros(len(cells))
 errors = [(values - exact).abs().max()]
-for _ in range(100):
+for _ in range(300):
     values = bellman_backup(values, random_walk, transitions, rewards, GAMMA)
     errors.append((values - exact).abs().max())
 
-for sweep in (0, 1, 10, 20, 50, 100):
+for sweep in (0, 1, 10, 30, 100, 300):
     bound = GAMMA**sweep * errors[0]
     print(f"after {sweep:3d} sweeps: largest error {errors[sweep]:.6f}, "
           f"and at most {bound:.6f} by the proof")
@@ -366,9 +368,11 @@ figure.colorbar(image, ax=[left, right], label="value of the state, V(s)", shrin
 plt.show()
 
 # %% [markdown]
-# Look at the arrows around the spills. Where does the cook take the long way, and where
-# does she walk *against a wall* on purpose? (A slide goes to the sides only. Against the
-# wall, it is the slides that move her, and never into the spill behind her.)
+# Look at the arrows beside the spills: she walks *against* the counter and the walls, on
+# purpose. A slide goes sideways only, so against the wall it is the slides that move her,
+# and never into the spill behind her back. And from the two squares right of the start
+# she turns round and takes the long way. Nobody told her to be careful; it follows from
+# the rewards. Make a step dearer, `STEP_COST = 0.04` and `GAMMA = 0.95`, and look again.
 #
 # We could solve the kitchen because we *knew* $P$ and could list all states. A language
 # model's states are texts, and nobody can list those. What we can do is act, and see
@@ -426,7 +430,7 @@ axes.set(
     xlabel="serving", ylabel="best recipe served (% of games)", ylim=(0, 100),
 )
 axes.spines[["top", "right"]].set_visible(False)
-axes.legend(frameon=False, loc="lower right")
+axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.38))
 plt.show()
 
 # %% [markdown]
@@ -682,9 +686,9 @@ for name, b in (("none", 0.0), ("J", J.item())):
               f"          {error[i]:.4f}  {off:18.1f}")
 
 # %% [markdown]
-# Both rows of estimates agree with the exact gradient to within a few standard errors:
-# the estimator is unbiased, with a baseline and without. What the baseline changes is
-# how large the standard error is.
+# All six estimates agree with the exact gradient to within a standard error or so, just
+# as unbiased ones should, with a baseline and without. What the baseline changes is how
+# large the standard error is.
 #
 # ## 6 · Why a baseline
 #
@@ -913,16 +917,16 @@ weights = {
 
 # %%
 variances = {}
-print("                         estimate ± standard error                    furthest off")
-print("                         recipe 0      recipe 1      recipe 2         (s.e.)   variance")
-print("exact gradient           " + "         ".join(f"{10 * x:+.2f}" for x in exact_gradient))
+exact_text = "         ".join(f"{10 * x:+.2f}" for x in exact_gradient)
+print("the gradient's entry for  recipe 0      recipe 1      recipe 2     furthest")
+print(f"exact                     {exact_text}       off (s.e.)  variance")
 for name, weight in weights.items():
     estimates = (weight.unsqueeze(-1) * scores).sum(dim=1)  # one row an episode
     variances[name] = estimates.var(dim=0).sum().item()
     mean, error = estimates.mean(0), estimates.std(0) / EPISODES**0.5
     off = ((mean - 10 * exact_gradient) / error).abs().max()
     text = "  ".join(f"{m:+.2f} ± {e:.2f}" for m, e in zip(mean, error, strict=True))
-    print(f"{name:24s} {text}   {off:8.1f}   {variances[name]:8.0f}")
+    print(f"{name:24s}   {text}   {off:8.1f}    {variances[name]:8.0f}")
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
@@ -933,7 +937,8 @@ saved = variances["whole episode"] / variances["reward to go"]
 both = variances["whole episode"] / variances["reward to go, baseline"]
 axes.set(title=f"Reward to go divides the variance by {saved:.1f}, "
                f"with a baseline by {both:.0f}",
-         xlabel="total variance of one episode's estimate (logarithmic)", xscale="log")
+         xlabel="total variance of one episode's estimate (logarithmic)", xscale="log",
+         xlim=(10, 80_000))
 axes.invert_yaxis()
 axes.spines[["top", "right"]].set_visible(False)
 plt.show()
@@ -1067,7 +1072,8 @@ for servings in (8, 1):
 #
 # A pole stands on a cart; push left or right so that it does not fall (Barto, Sutton &
 # Anderson 1983). Reward 1 for every step, at most 500 steps; Gymnasium calls
-# `CartPole-v1` solved at an average of 475. All rewards are positive: a case for a baseline.
+# `CartPole-v1` solved at an average of 475. All rewards are positive: a case for a
+# baseline.
 #
 # The package's `train_reinforce` is the loop: it makes the environments and the network
 # (two hidden layers of 64), plays batches of whole episodes, runs Adam, and now and then
@@ -1112,10 +1118,9 @@ def train(baseline, seed):
     return points(history, "steps", "greedy_return")
 
 
-runs = {
-    name: [train(baseline, seed) for seed in SEEDS]
-    for name, baseline in BASELINES.items()
-}
+runs = {name: [] for name in BASELINES}
+for name, seed in tqdm(list(itertools.product(BASELINES, SEEDS)), desc="CartPole"):
+    runs[name].append(train(BASELINES[name], seed))
 
 # %%
 grid = np.arange(2_500, MAX_STEPS + 1, 500)
@@ -1124,13 +1129,15 @@ curves = {
     for name, seeds in runs.items()
 }  # each (seeds, grid)
 middle = {name: np.median(curve.mean(axis=1)) for name, curve in curves.items()}
-print("greedy return    averaged over training, seed by seed     median   at the end")
+print("greedy return, seed by seed: averaged over training, and at the end")
 for name, curve in curves.items():
-    each = "  ".join(f"{value:5.0f}" for value in curve.mean(axis=1))
-    print(f"{name:16s} {each}   {middle[name]:13.0f}   {np.median(curve[:, -1]):10.0f}")
+    mean = "".join(f"{value:5.0f}" for value in curve.mean(axis=1))
+    end = "".join(f"{value:5.0f}" for value in curve[:, -1])
+    print(f"{name:16s} {mean} (median {middle[name]:.0f})   {end} "
+          f"(median {np.median(curve[:, -1]):.0f})")
 
 # %%
-figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
 palette = ["#666666", COLOURS["REINFORCE"], COLOURS["PPO"]]
 for (name, curve), colour in zip(curves.items(), palette, strict=True):
     axes.plot(grid, curve.T, color=colour, linewidth=0.8, alpha=0.35)
@@ -1146,18 +1153,19 @@ axes.set(
 )
 axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 axes.spines[["top", "right"]].set_visible(False)
-axes.legend(frameon=False, loc="lower right")
+axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 plt.show()
 
 # %% [markdown]
-# In the run shown in the solution, the baseline decides: without one, the median run
-# collects about two thirds of what it collects with one, and two of the five seeds hardly
-# learn at all. Subtracting the mean is what helps; dividing by the deviation as well adds
-# little here. One reason: Adam divides the gradient by its own typical size anyway (Kingma
-# & Ba 2015, §2.1), so the scale of the weights hardly matters to it.
+# In the run that the solution shows, the baseline decides. Without one, the median run
+# averages about two thirds of what it averages with one, and two of the five seeds have
+# not learned by the end. Subtracting the mean is what helps; dividing by the
+# deviation as well adds little here. One reason: Adam divides the gradient by its own
+# typical size anyway (Kingma & Ba 2015, §2.1): the weights' scale hardly matters.
 #
-# Look at the thin lines too. Some runs reach 500 and fall again: a single step that is too
-# large, and the next batch comes from a worse policy. Lesson 02 is about that.
+# Look at the thin lines too. Even with a baseline some runs reach 500 and fall again.
+# A step that was too large, and the next batch comes from a worse policy? Lesson 02 takes
+# up that suspicion.
 
 # %% [markdown]
 # ## 10 · To discuss
@@ -1166,7 +1174,8 @@ plt.show()
 #    again. What is left of the difference, and why? What does that say about baselines
 #    when samples are cheap, and when they are dear (a language model's answers)?
 # 2. The bandit's variance fell by the factor in its figure's title. Add 10 to all
-#    ratings. What happens to the variance without a baseline, with one, and to the exact gradient?
+#    ratings. What happens to the variance without a baseline, with one, and to the
+#    exact gradient?
 # 3. The batch's mean contains each action's own return, so it is *not* independent of the
 #    action, and the proof of section 6 does not quite apply. For a batch of $N$ one-step
 #    episodes, show that the expected gradient shrinks by the factor $1 - 1/N$ and keeps

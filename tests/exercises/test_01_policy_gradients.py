@@ -18,7 +18,7 @@ discounted_returns = exercise(
 
 @discounted_returns.cases(visible=4, fresh=12)
 def one_episode(g):
-    return dict(rewards=g.normal(g.size(3, 12)), gamma=g.choice([1.0, 0.5, g.uniform(0.1, 0.99)]))
+    return dict(rewards=g.normal(g.size(3, 12)), gamma=g.choice([0.5, 1.0, g.uniform(0.1, 0.99)]))
 
 
 @discounted_returns.mistake(
@@ -373,6 +373,14 @@ def product_of_means(log_probs, weights):
 
 
 @policy_gradient_loss.mistake(
+    "Shapes (N, 1) and (N,) multiply to (N, N): every action is weighed by every other action's"
+    " return as well. Both must have shape (N,) before you multiply (and detach the weights)."
+)
+def broadcast(log_probs, weights):
+    return -(log_probs.unsqueeze(-1) * weights).mean()
+
+
+@policy_gradient_loss.mistake(
     "The value is right, but a gradient flows into the weights: a critic that they came from would"
     " be trained to make its errors fit the log-probabilities. Detach them."
 )
@@ -567,7 +575,7 @@ def episodes_end_to_end(g):
     ends[torch.tensor(lengths).cumsum(0) - 1] = True
     ends[-1] = g.bool(0.4)
     return dict(
-        rewards=g.normal(len(ends)), ends=ends, gamma=g.choice([1.0, g.uniform(0.3, 0.95)])
+        rewards=g.normal(len(ends)), ends=ends, gamma=g.choice([g.uniform(0.3, 0.95), 1.0])
     )
 
 
@@ -689,8 +697,8 @@ def sample_deviation(values, eps=1e-8):
 
 
 @normalise.mistake(
-    "NaN is replaced by 0 after the fact. The cause stays: `std()` still divides by N − 1, and from"
-    " now on this line would hide every other NaN too."
+    "A single return gives 0, as it should, but the cause stays: `std()` still divides by N − 1."
+    " With the population deviation (÷ N) one return needs no special case, and no NaN is hidden."
 )
 def nan_painted_over(values, eps=1e-8):
     return ((values - values.mean()) / (_sample_deviation(values) + eps)).nan_to_num()
