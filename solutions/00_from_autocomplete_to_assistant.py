@@ -21,7 +21,7 @@
 # |---|---|
 # | reading | 27 minutes |
 # | coding | 18 minutes, three exercises, 6 points |
-# | computing | under two minutes of CPU time, no GPU; the last cell says how much it was |
+# | computing | under two minutes on a CPU; the last cell says how much it was |
 #
 # Under each exercise you find two hints and a worked answer, all folded away. The cell
 # `name = check(name)` tries your function. When it is right, the lesson goes on with
@@ -57,7 +57,7 @@ import torch
 
 from autograder import check
 from rlhf_minimal import gold_reward, toy_world
-from rlhf_minimal.kitchen import SHOWN_PROMPTS, Kitchen, KitchenSizes, interval
+from rlhf_minimal.kitchen import Kitchen, KitchenSizes, interval
 from rlhf_minimal.pairs import TokenPair
 from rlhf_minimal.plots import COLOURS
 from rlhf_minimal.preferences import Preference
@@ -77,8 +77,8 @@ def whose(function):
 # ## 1 · Predicting the next word is not answering
 #
 # Our world is a **kitchen**: ten dishes, some 130 words, and a small transformer with
-# about a hundred thousand weights. It is small enough to train while you read, and
-# everything that happens to large models in this course happens to it too.
+# about a hundred thousand weights. It is small enough to train while you read, and most
+# of what this course says about large models you will see happen to it.
 #
 # A **base model** is trained on documents to predict the next word, and on nothing
 # else. Here are a few of its documents. Look at what comes after the first question
@@ -131,7 +131,7 @@ def continuations(model, samples=300):
 
 PROMPT = "how do i make pizza ?"
 KINDS = ("more context", "another question", "an answer", "something else")
-assert not any(text.startswith(PROMPT) for text in documents)
+assert not any(PROMPT in text for text in documents)
 written = continuations(kitchen.base)
 counts = Counter(map(kind_of, written))
 for kind in KINDS:
@@ -165,7 +165,7 @@ for kind in KINDS:
 # |---|---|---|
 # | input | "the soup was cold" | "mia bakes a cake", "mia cooks" |
 # | label | 1 | 0 |
-# | instruction | Is this review positive or negative? | Does the first entail the second? |
+# | instruction | Is this positive or negative? | Does the first entail the second? |
 # | expected output | "negative" | "yes" |
 
 # %% [markdown]
@@ -308,9 +308,9 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Compare the first two bars of each group: the base model has learned how often each
-# kind follows in its documents, and repeats it. Fine-tuning moved that habit, with the
-# same loss and other texts.
+# Compare the first two bars of each group: the base model has learned roughly how often
+# each kind follows in its documents, and repeats it. Fine-tuning moved that habit, with
+# the same loss and other texts.
 
 # %% [markdown]
 # ## 3 · What imitation cannot do
@@ -319,12 +319,12 @@ plt.show()
 # reasons.
 #
 # 1. **Demonstrations are expensive.** Somebody has to *write* each one. Ouyang et al.
-#    (2022, section 3.2) had about 13,000 prompts for this step; a large model reads
-#    more text than that in a moment of its first training.
-# 2. **Often there is no single right answer.** To "write a poem about soup" there are a
-#    million good answers. The loss knows one of them and counts every other as wrong.
+#    (2022, sections 3.2 and 3.4) hired about 40 people, and had some 13,000 prompts for
+#    this step.
+# 2. **Often there is no single right answer.** To "write a poem about soup" there are
+#    countless good answers. The loss knows one of them and counts every other as wrong.
 # 3. **Every word weighs the same.** One wrong ingredient spoils a recipe, but to the
-#    loss it is one word in ten, no worse than "take" in the place of "you need".
+#    loss it is one word among many, no worse than "take" in the place of "you need".
 # 4. **There is only praise.** A demonstration says "like this". Nothing ever says "not
 #    like that", so whatever the model makes up by itself goes uncorrected.
 #
@@ -334,17 +334,17 @@ plt.show()
 
 # %%
 GOOD = "take dough , tomato and cheese . bake it well ."
-HARMLESS = "you need dough , tomato and cheese . bake it well ."
+OTHER_WORDS = "you need dough , tomato and cheese . bake it well ."
 WRONG = "take dough , pickle and cheese . bake it well ."
-for answer in (GOOD, HARMLESS, WRONG):
+for answer in (GOOD, OTHER_WORDS, WRONG):
     parts = gold_reward.gold_parts(PROMPT, answer)
     named = ", ".join(f"{name} {value:g}" for name, value in parts.items() if value)
     print(f"{sum(parts.values()):5.2f}  {prettify(answer)}\n       {named}")
 
 # %% [markdown]
-# Other words for the same advice cost nothing; a single wrong word costs most. The loss
-# of a demonstration cannot tell these two apart: each is a word that is not the
-# expected one.
+# Other words for the same advice cost nothing; one wrong ingredient costs a good part
+# of the reward. To the loss of a demonstration the two are alike: words that are not
+# the expected ones.
 #
 # And this is what imitation gives: the writers of our demonstrations make mistakes, as
 # people do, and the model has no reason to make fewer.
@@ -354,7 +354,8 @@ teachers = toy_world.demonstrations(1000, seed=0)
 questions = [prompt for prompt, _ in teachers]
 pupil = kitchen.answers(kitchen.sft, questions, seed=2)
 by_writers = interval([gold_reward.gold_reward(*pair) for pair in teachers])
-by_model = interval([kitchen.gold(*pair) for pair in zip(questions, pupil, strict=True)])
+pupils = zip(questions, pupil, strict=True)
+by_model = interval([kitchen.gold(*pair) for pair in pupils])
 for name, gold in (("people who wrote", by_writers), ("SFT model", by_model)):
     print(f"{name:<17} mean gold reward {gold['mean']:.2f}", end="")
     print(f"  (95% interval {gold['low']:.2f} to {gold['high']:.2f})")
@@ -386,7 +387,7 @@ for name, gold in (("people who wrote", by_writers), ("SFT model", by_model)):
 #
 # | a person | which is a | and says | its weakness |
 # |---|---|---|---|
-# | writes an answer | **demonstration** | "do this" | slow; limited by their own skill |
+# | writes an answer | **demonstration** | "do this" | slow, limited by own skill |
 # | scores one answer | **rating** | "this is a 7" | whose 7? |
 # | orders several | **ranking** | "this before that" | by how much, it does not say |
 #
@@ -430,7 +431,7 @@ def pairs_from_ranking(prompt, best_to_worst):
         best_to_worst: n different answers, the best first; it is not changed.
 
     Returns:
-        A list of Preference(prompt, chosen, rejected), in any order, where chosen stands
+        A list of Preference(prompt, chosen, rejected), in any order; chosen stands
         before rejected in the ranking.
     """
     # SOLUTION
@@ -553,12 +554,13 @@ right_order = {way: float(win_rate(*seen)) for way, seen in ways.items()}
 for way, share in right_order.items():
     print(f"{way.replace(chr(10), ' '):<27} right order {share:.1%}")
 
-# %% tags=[] cellView="form" jupyter={"source_hidden": true}
+# %% cellView="form" jupyter={"source_hidden": true}
 # @title The picture: five raters on their own scales, and what comes of it
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 meals = torch.linspace(-1.6, 1.6, 7)
 palette = [COLOURS[name] for name in ("PPO", "DPO", "GRPO", "SimPO", "SFT")]
-for number, colour in enumerate(palette):
+few = anna[0].argsort()[PAIRS // 10 :: PAIRS // 5]  # from the strictest to the mildest
+for number, colour in zip(few, palette, strict=True):
     own = (anna[0][number], anna[1][number])
     left.plot(meals, score(meals, *own), "o-", color=colour, linewidth=1, markersize=4)
 left.set(
@@ -567,15 +569,16 @@ left.set(
     ylabel="score, 1 to 10",
     ylim=(0.5, 10.5),
 )
-bars = right.bar(list(right_order), list(right_order.values()), color="#0072B2", width=0.6)
+bars = right.bar(list(right_order), right_order.values(), color="#0072B2", width=0.6)
 right.bar_label(bars, [f"{share:.0%}" for share in right_order.values()], padding=2)
 right.axhline(0.5, color="#666666", linestyle="--", linewidth=1)
-right.text(2.45, 0.51, "a coin", ha="right", fontsize=8, color="#666666")
+right.text(2.75, 0.51, "a coin", ha="right", fontsize=8, color="#666666")
 first, *_, last = right_order.values()
 right.set(
-    title=f"Scores of different raters give the right order\nto {first:.0%} of the pairs, "
-    f"comparisons to {last:.0%}",
+    title=f"Different raters' scores put {first:.0%} of the pairs in order,\n"
+    f"comparisons {last:.0%}",
     ylabel="share of pairs in the right order",
+    xlim=(-0.5, 2.8),
     ylim=(0, 1.08),
 )
 right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -608,58 +611,64 @@ print(f"(counted with {whose(win_rate)} win_rate: a tie of scores is half right)
 
 # %% cellView="form" jupyter={"source_hidden": true}
 # @title The three steps, drawn
-PEOPLE, MODEL, DATA = "#E69F00", "#56B4E9", "#E5E5E5"
-figure, axes = plt.subplots(figsize=(10, 5.0), layout="constrained")
-axes.set(xlim=(0, 10), ylim=(0, 5.5))
+PEOPLE, MODEL, WORK = "#E69F00", "#56B4E9", "#E5E5E5"
+STEPS = {
+    "1 · Demonstrate": (
+        (WORK, "prompts"),
+        (PEOPLE, "people write\nan answer to each"),
+        (WORK, "imitate them: SFT"),
+        (MODEL, "SFT model"),
+    ),
+    "2 · Compare": (
+        (MODEL, "the SFT model writes\nseveral answers"),
+        (PEOPLE, "people rank them"),
+        (WORK, "fit all pairs"),
+        (MODEL, "reward model"),
+    ),
+    "3 · Optimise": (
+        (MODEL, "a copy of the SFT model\nwrites an answer"),
+        (MODEL, "the reward model\nscores it"),
+        (WORK, "raise the score, but\nstay close: PPO"),
+        (MODEL, "assistant"),
+    ),
+}
+HEIGHTS = (4.3, 3.1, 1.9, 0.7)
+figure, axes = plt.subplots(figsize=(9.5, 4.8), layout="constrained")
+axes.set(xlim=(0.2, 10.3), ylim=(-0.25, 5.5))
 axes.set_axis_off()
 
 
-def box(x, y, text, colour, bold=False):
-    """One station of the pipeline, its middle at (x, y)."""
+def box(x, y, colour, text, weight):
+    """One station of the pipeline; returns half of its height."""
     style = dict(boxstyle="round,pad=0.45", facecolor=colour, edgecolor="#333333")
-    weight = "bold" if bold else "normal"
-    axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=style, weight=weight)
+    place = dict(ha="center", va="center", fontsize=9)
+    axes.text(x, y, text, bbox=style, weight=weight, **place)
+    return 0.17 + 0.1 * text.count("\n")
 
 
 def arrow(start, end, bend=0.0, dashed=False):
-    style = dict(arrowstyle="-|>", color="#333333", linewidth=1.3)
+    style = dict(arrowstyle="-|>", color="#333333", linewidth=1.3, shrinkA=0, shrinkB=0)
     style |= dict(connectionstyle=f"arc3,rad={bend}", linestyle="--" if dashed else "-")
     axes.annotate("", end, start, arrowprops=style)
 
 
-steps = {
-    "1 · Demonstrate": ("prompts", "people write\nan answer to each", "imitate:\nSFT", "SFT model"),
-    "2 · Compare": (
-        "several answers\nto a prompt",
-        "people rank them",
-        "fit the pairs",
-        "reward model",
-    ),
-    "3 · Optimise": (
-        "a new answer\nto a prompt",
-        "the reward model\nscores it",
-        "raise the score,\nstay close: PPO",
-        "assistant",
-    ),
-}
-colours = (DATA, PEOPLE, DATA, MODEL), (DATA, PEOPLE, DATA, MODEL), (DATA, MODEL, DATA, MODEL)
-heights = (4.3, 3.1, 1.9, 0.6)
-for x, (title, texts), fills in zip((1.5, 5.0, 8.5), steps.items(), colours, strict=True):
-    axes.text(x, 5.2, title, ha="center", fontsize=12, weight="bold")
-    for y, text, fill in zip(heights, texts, fills, strict=True):
-        box(x, y, text, fill, bold=y == heights[-1])
-    for above, below in pairwise(heights):
-        arrow((x, above - 0.36), (x, below + 0.36))
-arrow((2.25, 0.75), (4.0, 4.1), bend=0.15, dashed=True)
-axes.text(2.95, 2.95, "writes", fontsize=8, ha="center", rotation=60)
-arrow((5.8, 0.75), (7.55, 2.95), bend=0.15, dashed=True)
-axes.text(6.5, 2.25, "judges", fontsize=8, ha="center", rotation=58)
-arrow((9.45, 1.9), (9.45, 4.3), bend=0.45, dashed=True)
-axes.text(9.97, 3.1, "again, and again", fontsize=8, ha="right", va="center", rotation=90)
-legend = (0.6, PEOPLE, "people"), (2.6, MODEL, "a model"), (4.6, DATA, "data, training")
+for x, (title, stations) in zip((1.5, 5.0, 8.5), STEPS.items(), strict=True):
+    axes.text(x, 5.15, title, ha="center", fontsize=12, weight="bold")
+    halves = [
+        box(x, y, *station, weight="bold" if y == HEIGHTS[-1] else "normal")
+        for y, station in zip(HEIGHTS, stations, strict=True)
+    ]
+    ends = list(zip(HEIGHTS, halves, strict=True))
+    for (above, half_above), (below, half_below) in pairwise(ends):
+        arrow((x, above - half_above - 0.03), (x, below + half_below + 0.03))
+arrow((2.12, 0.75), (3.98, 4.1), bend=0.2, dashed=True)
+arrow((5.72, 0.75), (7.68, 2.95), bend=0.2, dashed=True)
+arrow((9.45, 1.95), (9.62, 4.1), bend=0.35, dashed=True)
+axes.text(9.97, 3.1, "many times", fontsize=8, ha="left", va="center", rotation=90)
+legend = (2.2, PEOPLE, "people"), (4.2, MODEL, "a model"), (6.2, WORK, "work on data")
 for x, colour, text in legend:
-    axes.plot(x, 0.0, "s", color=colour, markersize=9, markeredgecolor="#333333")
-    axes.text(x + 0.17, 0.0, text, fontsize=8, va="center")
+    axes.plot(x, -0.1, "s", color=colour, markersize=9, markeredgecolor="#333333")
+    axes.text(x + 0.18, -0.1, text, fontsize=8, va="center")
 plt.show()
 
 # %% [markdown]
@@ -680,11 +689,10 @@ plt.show()
 # %%
 def ranked(prompt, answers, rng):
     """The annotator's ranking, best first: scores in fog, of Bradley-Terry's kind."""
-    fog = kitchen.annotator.temperature
-    seen = {
-        answer: kitchen.annotator.score(prompt, answer) - fog * math.log(rng.expovariate(1))
-        for answer in answers
-    }
+    annotator, seen = kitchen.annotator, {}
+    for answer in answers:
+        fog = -annotator.temperature * math.log(rng.expovariate(1))  # Gumbel's
+        seen[answer] = annotator.score(prompt, answer) + fog
     return sorted(answers, key=seen.get, reverse=True)
 
 
@@ -755,7 +763,7 @@ print(f"{sum(rewards[:5]) / 5:.2f}, of the last 5 {sum(rewards[-5:]) / 5:.2f}")
 
 # %% [markdown]
 # Did it help? All of them answer 400 fresh prompts. The judge is the gold reward, which
-# no model has learned from; the opponent is the SFT model. Outside the kitchen there is
+# no model was shown; the opponent is the SFT model. Outside the kitchen there is
 # no gold reward: there, the judge is a person again, or another model (lesson 09).
 
 # %%
@@ -768,8 +776,8 @@ def sampled(policy, seed):
 
 def best_of_four():
     generator = torch.Generator().manual_seed(7)
-    options = kitchen.sampling() | dict(generator=generator)
-    return best_of_n(kitchen.sft, kitchen.score, [encode(t) for t in tests], 4, **options)
+    options = kitchen.sampling() | dict(n=4, generator=generator)
+    return best_of_n(kitchen.sft, kitchen.score, [encode(t) for t in tests], **options)
 
 
 def golds_of(rollouts):
@@ -785,9 +793,9 @@ with torch.no_grad():
         "best-of-n": best_of_four(),
         "PPO": sampled(assistant, seed=5),
     }
-    proxies = {name: kitchen.score(found).mean().item() for name, found in methods.items()}
+    proxies = {name: kitchen.score(found).mean() for name, found in methods.items()}
     opponent = golds_of(sampled(kitchen.sft, seed=6))
-golds = {name: golds_of(found) for name, found in methods.items()}
+judged = {name: golds_of(found) for name, found in methods.items()}
 
 
 # %%
@@ -802,7 +810,7 @@ def spread(ours, theirs, draws=1000):
 print(f"with {whose(win_rate)} win_rate\n")
 print("            reward model   gold reward   wins over SFT   95% interval")
 results = {}
-for name, gold in golds.items():
+for name, gold in judged.items():
     rate, (low, high) = float(win_rate(gold, opponent)), spread(gold, opponent)
     results[name] = rate, low, high
     print(f"{name:<10} {proxies[name]:13.2f} {gold.mean().item():13.2f}", end="")
@@ -813,8 +821,7 @@ figure, axes = plt.subplots(figsize=(7.5, 2.8), layout="constrained")
 for height, (name, (rate, low, high)) in enumerate(reversed(results.items())):
     errors = [[rate - low], [high - rate]]
     axes.errorbar(rate, height, xerr=errors, fmt="o", color=COLOURS[name], capsize=3)
-    axes.annotate(f"{rate:.0%}", (rate, height), (0, 7), textcoords="offset points",
-                  ha="center", fontsize=9)
+    axes.text(rate, height + 0.2, f"{rate:.0%}", ha="center", fontsize=9)
 axes.axvline(0.5, color="#666666", linestyle="--", linewidth=1)
 winner = max(results, key=results.get)
 labels = {"best-of-n": "best of 4", "SFT": "SFT, other samples"}
@@ -825,7 +832,8 @@ axes.set(
     xlim=(0, 1),
     ylim=(-0.5, len(results) - 0.3),
 )
-axes.set_yticks(range(len(results)), [labels.get(name, name) for name in reversed(results)])
+names = [labels.get(name, name) for name in reversed(results)]
+axes.set_yticks(range(len(names)), names)
 axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 axes.title.set_fontsize(10)
 axes.spines[["top", "right"]].set_visible(False)
@@ -836,29 +844,19 @@ plt.show()
 # itself should stand at one half, give or take its interval.
 #
 # Then compare the table's first two columns. The reward model's own score is what PPO
-# was trained to raise; the gold reward is what we wanted. They are not the same number,
-# and the more one of them is pushed, the less it says about the other. That is **reward
-# hacking**, and you will provoke it in lesson 06. Read some answers before you believe
-# any number:
+# was trained to raise, and what best-of-n chose by; the gold reward is what we wanted.
+# They are not the same number, and with enough pressure on the first the second falls
+# (Gao et al. 2023): **reward hacking**, which you will provoke in lesson 06.
+#
+# Read some answers before you believe any number. Here are the first prompts of the
+# test, with the gold reward of each answer.
 
 # %%
-answers = {name: [] for name in methods}
-for name, policy in (("base", kitchen.base), ("SFT", kitchen.sft), ("PPO", assistant)):
-    answers[name] = kitchen.answers(policy, SHOWN_PROMPTS, seed=8)
-generator = torch.Generator().manual_seed(8)
-answers["best-of-n"] = best_of_n(
-    kitchen.sft,
-    kitchen.score,
-    [encode(prompt) for prompt in SHOWN_PROMPTS],
-    4,
-    generator=generator,
-    **kitchen.sampling(),
-).answers()
-for number, prompt in enumerate(SHOWN_PROMPTS):
+for number, prompt in enumerate(tests[:5]):
     print(prettify(prompt))
-    for name, found in answers.items():
-        text = prettify(kitchen.tokenizer.decode(found[number]))
-        print(f"    {name:<10} {text}   ({kitchen.gold(prompt, found[number]):.2f})")
+    for name, found in methods.items():
+        text = prettify(kitchen.tokenizer.decode(found.answers()[number]))
+        print(f"    {judged[name][number]:5.2f}  {name:<10} {text}")
     print()
 
 # %% [markdown]
@@ -899,6 +897,8 @@ for number, prompt in enumerate(SHOWN_PROMPTS):
 #   inference*, EMNLP
 # - Christiano et al. 2017, *Deep reinforcement learning from human preferences*,
 #   arXiv 1706.03741
+# - Gao, Schulman & Hilton 2023, *Scaling laws for reward model overoptimization*,
+#   arXiv 2210.10760
 # - Ouyang et al. 2022, *Training language models to follow instructions with human
 #   feedback*, arXiv 2203.02155
 # - Stiennon et al. 2020, *Learning to summarize from human feedback*, arXiv 2009.01325

@@ -3,9 +3,7 @@
 import functools
 from itertools import combinations, combinations_with_replacement, pairwise, permutations
 
-import torch
-
-from autograder import copies, exercise, raised
+from autograder import exercise, raised
 from rlhf_minimal.preferences import Preference
 
 # -- 00.1 ------------------------------------------------------------------------------------------
@@ -35,23 +33,22 @@ def right_instruction(instruction, fields, label, label_names):
 @to_instruction.cases(visible=4, fresh=12)
 def labelled_examples(g):
     instruction, names, labels = g.choice(TASKS)
+    unlabelled = g.bool(0.2)
+    # Longer than the others, so that the smallest failing case shows the text where it is wrong.
+    words = 9 if unlabelled else g.size(2, 6)
     return dict(
         instruction=instruction,
-        fields={name: " ".join(g.words(g.size(2, 6))) for name in names},
-        label=g.integer(0, len(labels)),
+        fields={name: " ".join(g.words(words)) for name in names},
+        label=-1 if unlabelled else g.integer(0, len(labels)),
         label_names=list(labels),
     )
 
 
 @to_instruction.probe
 def instruction_probe(answer, case):
-    prompt, response = answer.to_instruction(**copies(case))
-    without_label = dict(copies(case), label=-1)
-    return dict(
-        prompt=prompt,
-        response=response,
-        with_label_minus_one=raised(lambda: answer.to_instruction(**without_label)),
-    )
+    if case["label"] < 0:
+        return dict(raises=raised(lambda: answer.to_instruction(**case)))
+    return dict(returns=answer.to_instruction(**case))
 
 
 def slip(sentence):
@@ -151,6 +148,15 @@ def two_spaces(instruction, fields, label, label_names):
     return prompt + " ", response
 
 
+@slip(
+    "The empty lines are missing. Any layout would do, if it is the same in every example: keep "
+    "to the one that is asked, instruction, empty line, fields, empty line, `Answer:`."
+)
+def without_empty_lines(instruction, fields, label, label_names):
+    lines = [instruction, *(f"{name}: {text}" for name, text in fields.items()), "Answer:"]
+    return "\n".join(lines), " " + label_names[label]
+
+
 @slip("Labels are counted from 0, and you count from 1: every response is its neighbour's.")
 def counted_from_one(instruction, fields, label, label_names):
     prompt, _ = right_instruction(instruction, fields, 0, label_names)
@@ -192,9 +198,10 @@ def rankings(g):
 def ranking_probe(answer, case):
     ranking = list(case["best_to_worst"])
     pairs = list(answer.pairs_from_ranking(case["prompt"], ranking))
+    plain = [tuple(pair) if isinstance(pair, tuple) else pair for pair in pairs]
     return dict(
         number_of_pairs=len(pairs),
-        pairs=sorted(tuple(pair) for pair in pairs),  # any order of pairs will do
+        pairs=sorted(plain, key=str),  # any order of pairs will do
         inputs_after=dict(best_to_worst=ranking),
     )
 
@@ -289,21 +296,6 @@ def games(g):
     return dict(
         scores=g.integers(0, 6, prompts) / 2, opponent_scores=g.integers(0, 6, prompts) / 2
     )
-
-
-@win_rate.probe
-def win_rate_probe(answer, case):
-    mine = copies(case)
-    return dict(
-        win_rate=as_number(answer.win_rate(**mine)),
-        against_itself=as_number(answer.win_rate(case["scores"], case["scores"].clone())),
-        inputs_after=mine,
-    )
-
-
-def as_number(value):
-    """A float32 or float64 tensor of one number is as good as a float."""
-    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
 
 
 @win_rate.mistake(
