@@ -20,8 +20,9 @@ COLOURS = {
     "ungraded": "#9a6700",
 }
 WRONG = "#b35900"
-PRE = "white-space:pre-wrap;overflow-wrap:anywhere;font-size:90%;margin:4px 0 4px 0;padding:6px;" \
-      "border:1px solid rgba(128,128,128,.35);border-radius:4px;background:rgba(128,128,128,.08)"
+PRE = "white-space:pre-wrap;overflow-wrap:anywhere;font-family:monospace;font-size:90%;" \
+      "margin:4px 0 4px 0;padding:6px;border:1px solid rgba(128,128,128,.35);" \
+      "border-radius:4px;background:rgba(128,128,128,.08)"
 
 
 class Card:
