@@ -519,7 +519,7 @@ plt.show()
 # $$\boxed{\;\nabla_\theta J = \mathbb{E}_{\tau \sim \pi_\theta}
 #  \Bigl[\sum_{t} \gamma^t\, \nabla_\theta \log \pi_\theta(a_t \mid s_t)\; G_t\Bigr]\;}$$
 #
-# (Baxter & Bartlett 2001 and Peters & Schaal 2008 call this estimator GPOMDP. Written
+# (The estimator goes back to GPOMDP: Baxter & Bartlett 2001, Peters & Schaal 2008. Written
 # with states instead of trajectories it is the policy gradient theorem, Sutton & Barto
 # 2018, eq. 13.5 and 13.8.) Nearly everyone, this course too, drops the factor $\gamma^t$:
 # kept, it would tell the agent not to care how it acts late in an episode. To be honest,
@@ -630,13 +630,13 @@ policy_gradient_loss = check(policy_gradient_loss)
 #
 # $$\log \pi(a) = \theta_a - \log \sum_j e^{\theta_j}
 #  \quad\Rightarrow\quad
-#  \frac{\partial \log \pi(a)}{\partial \theta_i} = \mathbb{1}[i = a] - \pi_i ,$$
+#  \frac{\partial \log \pi(a)}{\partial \theta_i} = \mathbf{1}[i = a] - \pi_i ,$$
 #
 # and the exact gradient of $J = \sum_a \pi_a \mu_a$ ($\mu_a$ is recipe $a$'s mean rating)
 # follows from it:
 #
 # $$\frac{\partial J}{\partial \theta_i}
-#  = \sum_a \pi_a \mu_a \bigl(\mathbb{1}[i = a] - \pi_i\bigr) = \pi_i\,(\mu_i - J).$$
+#  = \sum_a \pi_a \mu_a \bigl(\mathbf{1}[i = a] - \pi_i\bigr) = \pi_i\,(\mu_i - J).$$
 
 # %%
 logits = torch.tensor([0.5, 0.0, -0.5])
@@ -1201,6 +1201,11 @@ plt.show()
 #   estimates in reinforcement learning*, JMLR 5, 2004: which baseline is best.
 # - C. Nota & P. Thomas, *Is the policy gradient a gradient?*, AAMAS 2020: what is lost
 #   with the factor $\gamma^t$.
+# - Also cited: J. Baxter & P. Bartlett, *Infinite-horizon policy-gradient estimation*,
+#   JAIR 15, 2001; A. Barto, R. Sutton & C. Anderson, *Neuronlike adaptive elements that
+#   can solve difficult learning control problems*, IEEE Transactions SMC 13, 1983;
+#   R. Howard, *Dynamic Programming and Markov Processes*, 1960; D. Kingma & J. Ba, *Adam:
+#   a method for stochastic optimization*, ICLR 2015.
 # - The package's `rlhf_minimal/policy_gradient.py`: this lesson in 250 lines.
 #
 # **Next: lesson 02.** REINFORCE throws its data away after one step, because the policy

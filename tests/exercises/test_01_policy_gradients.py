@@ -79,7 +79,7 @@ def undiscounted(rewards, gamma):
 
 
 @discounted_returns.mistake(
-    "You look one step ahead only, r_t + γ·r_{t+1}. The recursion needs the next *return*, which"
+    "You look one step ahead only, r_t + γ·r_{t+1}. The recursion needs the next return, which"
     " you have just computed, instead of the next reward."
 )
 def one_step_ahead(rewards, gamma):
@@ -129,7 +129,7 @@ def small_world(g):
 
 
 @bellman_backup.mistake(
-    "You take the best action's value: that is the backup of Bellman's *optimality* equation. Here"
+    "You take the best action's value: that is the backup of Bellman's optimality equation. Here"
     " the policy acts, so average over its actions with its probabilities."
 )
 def best_action(values, policy, transitions, rewards, gamma):
@@ -182,7 +182,7 @@ def no_reward(values, policy, transitions, rewards, gamma):
 
 
 @bellman_backup.mistake(
-    "transitions[s, a, s'] is read the wrong way round: you sum over the state one comes *from*. A"
+    "transitions[s, a, s'] is read the wrong way round: you sum over the state one comes from. A"
     " state's value looks forward, to the states it leads to."
 )
 def looks_backward(values, policy, transitions, rewards, gamma):
@@ -200,7 +200,7 @@ def own_value(values, policy, transitions, rewards, gamma):
 
 @bellman_backup.mistake(
     "States later in the sweep already see the new values of earlier ones. That converges as well"
-    " (Gauss–Seidel), but one backup asks for all new values from the *old* ones."
+    " (Gauss–Seidel), but one backup asks for all new values from the old ones."
 )
 def new_values_at_once(values, policy, transitions, rewards, gamma):
     values = values.clone()
@@ -268,7 +268,7 @@ def log_of_softmax(logits, actions):
 
 
 @action_log_probs.mistake(
-    "The softmax runs over the batch instead of over the actions: each *row* must hold the"
+    "The softmax runs over the batch instead of over the actions: each row must hold the"
     " probabilities that sum to 1."
 )
 def softmax_over_batch(logits, actions):
@@ -276,7 +276,7 @@ def softmax_over_batch(logits, actions):
 
 
 @action_log_probs.mistake(
-    "`log_probs[:, actions]` picks every row's value for *every* action in the batch, (N, N). Each"
+    "`log_probs[:, actions]` picks every row's value for every action in the batch, (N, N). Each"
     " row needs its own action only: index with `torch.arange(N)` too, or use `gather`."
 )
 def all_pairs(logits, actions):
@@ -292,7 +292,7 @@ def one_column(logits, actions):
 
 
 @action_log_probs.mistake(
-    "This is the *negative* log-probability, as a cross-entropy gives it. Log-probabilities are"
+    "This is the negative log-probability, as a cross-entropy gives it. Log-probabilities are"
     " never positive."
 )
 def negative(logits, actions):
@@ -308,7 +308,7 @@ def already_averaged(logits, actions):
 
 
 @action_log_probs.mistake(
-    "You give the log-probability of the *likeliest* action. The policy must be judged by what it"
+    "You give the log-probability of the likeliest action. The policy must be judged by what it"
     " did, exploration included."
 )
 def likeliest_action(logits, actions):
@@ -350,7 +350,7 @@ def loss_and_gradients(answer, case):
 
 @policy_gradient_loss.mistake(
     "The minus is missing. An optimizer descends, and you want to climb: this would make actions"
-    " with a high return *less* likely."
+    " with a high return less likely."
 )
 def wrong_sign(log_probs, weights):
     return (log_probs * weights.detach()).mean()
@@ -397,7 +397,7 @@ def exponentiated(log_probs, weights):
 
 
 @policy_gradient_loss.mistake(
-    "The *log-probabilities* are detached: the value is right and nothing can be learned. It is the"
+    "The log-probabilities are detached: the value is right and nothing can be learned. It is the"
     " weights that are constants here."
 )
 def detached_policy(log_probs, weights):
@@ -468,7 +468,7 @@ def baseline_added(logits, actions, rewards, baseline):
 
 
 @variance_with_baseline.mistake(
-    "This is the variance of the *weights* r − b. A constant does not change that at all; it is the"
+    "This is the variance of the weights r − b. A constant does not change that at all; it is the"
     " gradient estimates whose variance a baseline lowers."
 )
 def variance_of_weights(logits, actions, rewards, baseline):
@@ -485,7 +485,7 @@ def one_hot_scores(logits, actions, rewards, baseline):
 
 
 @variance_with_baseline.mistake(
-    "You divide by N once more: that is the variance of the *mean* of the estimates. Asked is the"
+    "You divide by N once more: that is the variance of the mean of the estimates. Asked is the"
     " variance of a single one."
 )
 def of_the_mean(logits, actions, rewards, baseline):
@@ -508,7 +508,7 @@ def divided_by_n(logits, actions, rewards, baseline):
 
 
 @variance_with_baseline.mistake(
-    "This is the mean *square* of the estimates; their mean, which is the gradient itself, has not"
+    "This is the mean square of the estimates; their mean, which is the gradient itself, has not"
     " been subtracted."
 )
 def second_moment(logits, actions, rewards, baseline):
@@ -588,7 +588,7 @@ def episodes_run_together(rewards, ends, gamma):
 
 
 @reward_to_go.mistake(
-    "The reward of an episode's last step is lost: you set the total to zero *after* adding it."
+    "The reward of an episode's last step is lost: you set the total to zero after adding it."
     " Clear what comes from the next episode first, then add the step's own reward."
 )
 def last_reward_lost(rewards, ends, gamma):
@@ -622,7 +622,7 @@ def whole_episode(rewards, ends, gamma):
 
 
 @reward_to_go.mistake(
-    "The sum runs from the episode's start to the step: that is what the action could *not* change."
+    "The sum runs from the episode's start to the step: that is what the action could not change."
 )
 def reward_so_far(rewards, ends, gamma):
     return _by_episode(rewards, ends, lambda own: _returns(own.flip(0), gamma).flip(0))
