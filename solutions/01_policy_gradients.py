@@ -519,7 +519,7 @@ plt.show()
 # $$\boxed{\;\nabla_\theta J = \mathbb{E}_{\tau \sim \pi_\theta}
 #  \Bigl[\sum_{t} \gamma^t\, \nabla_\theta \log \pi_\theta(a_t \mid s_t)\; G_t\Bigr]\;}$$
 #
-# (The estimator goes back to GPOMDP: Baxter & Bartlett 2001, Peters & Schaal 2008. Written
+# (It goes back to GPOMDP: Baxter & Bartlett 2001, Peters & Schaal 2008. Written
 # with states instead of trajectories it is the policy gradient theorem, Sutton & Barto
 # 2018, eq. 13.5 and 13.8.) Nearly everyone, this course too, drops the factor $\gamma^t$:
 # kept, it would tell the agent not to care how it acts late in an episode. To be honest,
