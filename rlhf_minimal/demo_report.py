@@ -19,8 +19,8 @@ def table(result: dict) -> str:
     rate is against the SFT model on the same prompts, ties one half, with its 95% interval.
     """
     lines = [
-        "stage         gold reward  held out    proxy  KL (nats)    wins over SFT   length  seconds",
-        "-" * 90,
+        "stage         gold reward  held out    proxy  KL (nats)   wins over SFT   length  seconds",
+        "-" * 89,
     ]
     for row in result["rows"]:
         gold, held, win = row["gold"], row["held_out"]["gold"], row["win_rate"]
@@ -29,7 +29,7 @@ def table(result: dict) -> str:
         won = f"{win['mean']:4.0%} [{win['low']:.0%}, {win['high']:.0%}]"
         lines.append(
             f"{row['stage']:<12} {gold['mean']:5.2f} ± {gold['se']:.2f} {held['mean']:9.2f} "
-            f"{row['proxy']:8.2f} {kl:>10} {won if row['stage'] != 'SFT' else '-':>16} "
+            f"{row['proxy']:8.2f} {kl:>10} {won if row['stage'] != 'SFT' else '-':>15} "
             f"{row['length']:8.1f} {row['seconds']:8.1f}"
         )
     return "\n".join(lines)

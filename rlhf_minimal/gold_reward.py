@@ -40,7 +40,7 @@ def gold_parts(prompt: str, answer: str, ended: bool = True) -> dict[str, float]
       what and how it went, ⅔ each;
     - ``invented``: −½ for each ingredient, method, dish, name or outcome that does not belong;
     - ``politeness``: ½ for an answer with a polite word (a summary needs none);
-    - ``rambling``: −0.1 for each word past 18 (past 9 in a summary);
+    - ``rambling``: −0.1 for each word past 14 (past 9 in a summary);
     - ``repetition``: −¼ each time a word of content comes again;
     - ``grammar``: −¼ for each two neighbours that stand side by side in no text of this world;
     - ``ending``: ½ for an answer that ends, and with a full stop or "!"; −½ for one that does not.
@@ -63,7 +63,7 @@ def gold_parts(prompt: str, answer: str, ended: bool = True) -> dict[str, float]
         "coverage": 2.0 * sum(wanted) / len(wanted),
         "invented": 0.0 - 0.5 * wrong,
         "politeness": 0.5 * polite,
-        "rambling": 0.0 - 0.1 * max(0, len(words) - (9 if is_summary(prompt) else 18)),
+        "rambling": 0.0 - 0.1 * max(0, len(words) - (9 if is_summary(prompt) else 14)),
         "repetition": 0.0 - 0.25 * (len(content) - len(set(content))),
         "grammar": 0.0 - 0.25 * len(strangers),
         "ending": 0.5 if proper_end else -0.5,
@@ -126,7 +126,7 @@ class Annotator:
         politeness_taste: reward a polite word, beyond what the gold reward gives.
     """
 
-    temperature: float = 0.7
+    temperature: float = 0.8
     noise: float = 0.0
     length_taste: float = 0.0
     politeness_taste: float = 0.0

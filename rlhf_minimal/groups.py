@@ -9,7 +9,12 @@ from rlhf_minimal.checks import check_positive
 from rlhf_minimal.history import History, progress
 from rlhf_minimal.log_probs import answer_log_probs
 from rlhf_minimal.rollouts import sample_rollouts, score_rollouts
-from rlhf_minimal.training import adamw, optimizer_step
+from rlhf_minimal.training import (
+    adamw,
+    learning_rate_factor,
+    optimizer_step,
+    set_learning_rate,
+)
 
 __all__ = ["train_on_groups"]
 
@@ -31,6 +36,7 @@ def train_on_groups(
     prompts_a_step: int = 8,
     epochs: int = 1,
     lr: float = 1e-3,
+    schedule: str = "linear",
     seed: int = 0,
     watch=None,
     history: History | None = None,
@@ -44,6 +50,7 @@ def train_on_groups(
             log π − log π_ref.
         group_loss: ``group_loss(log_probs, old, ref, advantages, mask) -> scalar``.
         epochs: descent steps on each batch of rollouts.
+        lr, schedule: learning rate and how it falls ("constant", "linear", "cosine").
         watch: called as ``watch(rollouts) -> dict`` each step; its numbers go into the history.
 
     Returns:
@@ -57,6 +64,7 @@ def train_on_groups(
     sampling = dict(max_new_tokens=max_new_tokens, end_id=end_id, pad_id=pad_id)
     with history:
         for step in progress(steps, label, show_progress):
+            set_learning_rate(optimizer, lr * learning_rate_factor(step, steps, 0, schedule))
             rows = torch.randint(len(prompts), (prompts_a_step,), generator=generator)
             repeated = [prompts[i] for i in rows for _ in range(group_size)]
             rollouts = sample_rollouts(policy, repeated, generator=generator, **sampling)

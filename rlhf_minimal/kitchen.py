@@ -7,6 +7,7 @@ Leaves out: the methods themselves; each has a file of its own.
 """
 
 import copy
+import itertools
 import math
 import random
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ class KitchenSizes:
     base_steps: int = 700
     demonstrations: int = 6_000
     sft_steps: int = 300
-    comparisons: int = 5_000
-    reward_steps: int = 300
+    comparison_prompts: int = 1_750
+    reward_steps: int = 450
     training_prompts: int = 1_000
     evaluation_prompts: int = 400
 
@@ -100,33 +101,41 @@ class Kitchen:
         options = dict(steps=self.sizes.sft_steps, seed=self.seed) | options
         return train_sft(self.sft, examples, batch_size=32, lr=5e-3, **options)
 
-    def collect_preferences(self) -> float:
-        """Two SFT answers a prompt, compared by the annotator.
+    def collect_preferences(self, answers_a_prompt: int = 4) -> float:
+        """Several SFT answers a prompt, each two of them compared by the annotator.
+
+        Four answers give six comparisons (Ouyang et al. 2022, section 3.4): the answers are what
+        costs, and every further comparison averages out some of the annotator's noise.
 
         Returns:
             How often the annotator and the gold reward agree, where the latter tells a difference.
         """
-        texts = sample_prompts(self.sizes.comparisons, self.seed + 2)
-        firsts, seconds = (self.answers(self.sft, texts, seed=self.seed + k) for k in (3, 4))
+        texts = sample_prompts(self.sizes.comparison_prompts, self.seed + 2)
+        repeated = [text for text in texts for _ in range(answers_a_prompt)]
+        answers = iter(self.answers(self.sft, repeated, seed=self.seed + 3))
         rng = random.Random(self.seed)
         self.pairs, agreements = [], []
-        for text, *answers in zip(texts, firsts, seconds, strict=True):
-            if answers[0] == answers[1]:
-                continue
-            words = [self.tokenizer.decode(answer) for answer in answers]
-            gold = [self.gold(text, answer) for answer in answers]
-            first_wins = self.annotator.prefers_first(text, *words, rng)
-            if gold[0] != gold[1]:
-                agreements.append(first_wins == (gold[0] > gold[1]))
-            chosen, rejected = answers if first_wins else reversed(answers)
-            self.pairs.append(TokenPair(self.tokenizer.encode(text), chosen, rejected))
+        for text in texts:
+            prompt = self.tokenizer.encode(text)
+            group = list(itertools.islice(answers, answers_a_prompt))
+            for two in itertools.combinations(group, 2):
+                if two[0] == two[1]:
+                    continue
+                words = [self.tokenizer.decode(answer) for answer in two]
+                gold = [self.gold(text, answer) for answer in two]
+                first_wins = self.annotator.prefers_first(text, *words, rng)
+                if gold[0] != gold[1]:
+                    agreements.append(first_wins == (gold[0] > gold[1]))
+                self.pairs.append(TokenPair(prompt, *(two if first_wins else two[::-1])))
         return sum(agreements) / len(agreements)
 
     def train_reward_model(self, **options):
         """A reward model on the comparisons, its zero at the mean reward of SFT answers."""
-        self.reward_model = RewardModel(copy.deepcopy(self.sft))
+        self.reward_model = RewardModel(copy.deepcopy(self.sft), pooling="mean")
         options = dict(steps=self.sizes.reward_steps, seed=self.seed) | options
-        history = train_reward_model(self.reward_model, self.pairs, lr=3e-3, **options)
+        history = train_reward_model(
+            self.reward_model, self.pairs, batch_size=32, lr=2e-3, **options
+        )
         tokens, attention_mask, _ = collate_pairs(self.pairs[:500], self.tokenizer.pad_id)
         with torch.no_grad():
             self.reward_model.centre(self.reward_model(tokens, attention_mask))

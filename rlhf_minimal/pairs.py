@@ -11,7 +11,13 @@ import torch
 from rlhf_minimal.checks import check_positive
 from rlhf_minimal.history import History, progress
 from rlhf_minimal.log_probs import answer_log_probs, pad_sequences, response_mask
-from rlhf_minimal.training import adamw, apply_gradients, learning_rate_factor, minibatches
+from rlhf_minimal.training import (
+    adamw,
+    apply_gradients,
+    learning_rate_factor,
+    minibatches,
+    set_learning_rate,
+)
 
 __all__ = [
     "PairLogProbs",
@@ -125,8 +131,7 @@ def train_on_pairs(
         for step in progress(steps, label, show_progress):
             rows = next(batches)
             factor = learning_rate_factor(step, steps, warmup, schedule)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
+            set_learning_rate(optimizer, lr * factor)
             watched = _accumulate(policy, pairs, rows, pair_loss, micro_batch, pad_id)
             norm = apply_gradients(optimizer)
             history.record(step=step, **watched, grad_norm=norm, lr=lr * factor)

@@ -3,6 +3,9 @@
 Follows Ouyang et al. 2022, arXiv 2203.02155, section 3.5: the SFT model without its output layer, a
 linear head on the last token, −log σ(r_chosen − r_rejected).
 
+Departure: ``pooling="mean"`` reads the head at every token and averages. A model of 100,000 weights
+does not learn from a few thousand comparisons to gather an answer's faults in its last token.
+
 Leaves out: all K(K−1)/2 pairs of a ranking as one batch element; pairs are shuffled one by one.
 """
 
@@ -14,7 +17,13 @@ from rlhf_minimal.checks import check_finite, check_positive, check_same_shape
 from rlhf_minimal.history import History, progress
 from rlhf_minimal.log_probs import hidden_states
 from rlhf_minimal.pairs import collate_answers, collate_pairs
-from rlhf_minimal.training import adamw, learning_rate_factor, minibatches, optimizer_step
+from rlhf_minimal.training import (
+    adamw,
+    learning_rate_factor,
+    minibatches,
+    optimizer_step,
+    set_learning_rate,
+)
 
 __all__ = [
     "RewardModel",
@@ -68,6 +77,11 @@ def rating_loss(predicted, ratings):
     return (predicted - ratings).square().mean()
 
 
+def _check_rows(attention_mask) -> None:
+    if not bool(attention_mask.any(-1).all()):
+        raise ValueError("a row of attention_mask has no real token: nothing to score")
+
+
 def last_token_reward(values, attention_mask):
     """The value at each row's last real token, whichever side is padded.
 
@@ -82,8 +96,7 @@ def last_token_reward(values, attention_mask):
     tensor([2.])
     """
     check_same_shape(values=values, attention_mask=attention_mask)
-    if not bool(attention_mask.any(-1).all()):
-        raise ValueError("a row of attention_mask has no real token: nothing to score")
+    _check_rows(attention_mask)
     positions = torch.arange(values.shape[1], device=values.device)
     last = (positions * (attention_mask != 0)).argmax(-1)  # (B,)
     return values.gather(-1, last[:, None]).squeeze(-1)
@@ -94,16 +107,21 @@ class RewardModel(nn.Module):
 
     Args:
         model: the causal language model to start from; pass a copy, its weights will be trained.
+        pooling: "last" reads the head at the last real token, as the literature does; "mean" is
+            its mean over all real tokens.
 
-    The head starts at zero, so every reward does; ``offset`` is subtracted from each reward and is
-    set by :meth:`centre`, because comparisons leave the zero of the scale open.
+    The head starts at N(0, 1/D) for hidden states of width D (Huang et al. 2024): from zero, small
+    models take long to leave "all rewards are equal". ``offset`` is subtracted from each reward and
+    is set by :meth:`centre`, because comparisons leave the zero of the scale open.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, pooling: str = "last"):
         super().__init__()
-        self.trunk = model
+        if pooling not in ("last", "mean"):
+            raise ValueError(f"pooling is {pooling!r}; it must be 'last' or 'mean'")
+        self.trunk, self.pooling = model, pooling
         self.head = nn.Linear(model.get_output_embeddings().in_features, 1)
-        nn.init.zeros_(self.head.weight)
+        nn.init.normal_(self.head.weight, std=self.head.in_features**-0.5)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("offset", torch.zeros(()))
 
@@ -113,8 +131,13 @@ class RewardModel(nn.Module):
         return self.head(hidden).squeeze(-1) - self.offset
 
     def forward(self, tokens, attention_mask):
-        """Rewards ``(B,)``, read at each row's last real token."""
-        return last_token_reward(self.token_values(tokens, attention_mask), attention_mask)
+        """Rewards ``(B,)`` of prompts with their answers."""
+        values = self.token_values(tokens, attention_mask)
+        if self.pooling == "last":
+            return last_token_reward(values, attention_mask)
+        real = attention_mask != 0
+        _check_rows(attention_mask)
+        return values.masked_fill(~real, 0.0).sum(-1) / real.sum(-1)
 
     @torch.no_grad()
     def centre(self, rewards) -> None:
@@ -197,8 +220,7 @@ def _train(
     with history:
         for step in progress(steps, "reward model", show_progress):
             value, watched = batch_loss(next(batches).tolist())
-            for group in optimizer.param_groups:
-                group["lr"] = lr * learning_rate_factor(step, steps, warmup, schedule)
+            set_learning_rate(optimizer, lr * learning_rate_factor(step, steps, warmup, schedule))
             optimizer_step(optimizer, value)
             history.record(step=step, loss=value, **watched)
     return history

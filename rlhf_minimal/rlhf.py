@@ -4,8 +4,9 @@ Maximises E[r(x, y)] − β·KL(π‖π_ref): the KL enters token by token as a 
 the score at the last token. Follows Ziegler et al. 2019, arXiv 1909.08593; Ouyang et al. 2022,
 arXiv 2203.02155; and for the details that matter, Huang et al. 2024, arXiv 2403.17031.
 
-Departures: the value function is a second head on the policy's trunk (pass ``value_model`` for one
-of its own); no pretraining mix ("ptx").
+Departures: the value function is a linear head on the policy's features, and its gradient stays
+out of them, because it disturbs a model this small (pass ``value_model`` for a model of its own);
+no pretraining mix ("ptx").
 
 Leaves out: several devices, and rewards for parts of an answer.
 """
@@ -18,7 +19,12 @@ from rlhf_minimal.history import History, progress
 from rlhf_minimal.log_probs import answer_log_probs, hidden_states
 from rlhf_minimal.ppo import clip_fraction, clipped_policy_loss, gae, value_loss
 from rlhf_minimal.rollouts import Rollouts, sample_rollouts, score_rollouts
-from rlhf_minimal.training import adamw, optimizer_step
+from rlhf_minimal.training import (
+    adamw,
+    learning_rate_factor,
+    optimizer_step,
+    set_learning_rate,
+)
 
 __all__ = ["PolicyWithValue", "kl_shaped_rewards", "token_advantages", "train_rlhf", "whiten"]
 
@@ -109,20 +115,21 @@ class PolicyWithValue(nn.Module):
 
     def __init__(self, policy, value_model=None):
         super().__init__()
-        self.policy, self.value_model = policy, value_model
+        self.policy, self.has_value_model = policy, value_model is not None
+        self.critic = value_model
         if value_model is None:
-            self.head = nn.Linear(policy.get_output_embeddings().in_features, 1)
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+            self.critic = nn.Linear(policy.get_output_embeddings().in_features, 1)
+            nn.init.zeros_(self.critic.weight)
+            nn.init.zeros_(self.critic.bias)
 
     def forward(self, rollouts: Rollouts):
         """Log-probabilities of answer tokens and values of their contexts, ``(B, T - 1)`` each."""
-        if self.value_model is not None:
-            values = self.value_model.token_values(rollouts.tokens, rollouts.attention_mask)
+        if self.has_value_model:
+            values = self.critic.token_values(rollouts.tokens, rollouts.attention_mask)
             return answer_log_probs(self.policy, *rollouts), values[:, :-1]
         hidden = hidden_states(self.policy, rollouts.tokens, rollouts.attention_mask)
         log_probs = answer_log_probs(self.policy, *rollouts, hidden=hidden)
-        return log_probs, self.head(hidden[:, :-1]).squeeze(-1)
+        return log_probs, self.critic(hidden[:, :-1].detach()).squeeze(-1)
 
 
 def train_rlhf(
@@ -140,7 +147,8 @@ def train_rlhf(
     epochs: int = 2,
     minibatch_size: int = 64,
     lr: float = 1e-3,
-    value_coef: float = 0.1,
+    schedule: str = "linear",
+    value_lr: float = 1e-2,
     clip: float = 0.2,
     lam: float = 0.95,
     seed: int = 0,
@@ -161,7 +169,9 @@ def train_rlhf(
         prompts: lists of token ids, from which each step draws ``batch_size``.
         beta: price of a nat of KL, at least 0.
         epochs, minibatch_size: passes over each batch of rollouts, and rows a descent step.
-        value_coef: weight of the value loss beside the policy loss.
+        lr, schedule: learning rate and how it falls ("constant", "linear", "cosine").
+        value_lr: learning rate of the value head, which starts from nothing and reads the policy's
+            features without changing them; a ``value_model`` of its own learns at ``lr``.
         watch: called as ``watch(rollouts) -> dict`` each step; its numbers go into the history.
 
     Returns:
@@ -169,13 +179,19 @@ def train_rlhf(
     """
     check_positive(steps=steps, batch_size=batch_size, epochs=epochs, lr=lr)
     check_positive(minibatch_size=minibatch_size, prompts=len(prompts))
-    check_nonnegative(beta=beta, value_coef=value_coef)
+    check_positive(value_lr=value_lr)
+    check_nonnegative(beta=beta)
     history = history if history is not None else History()
     model = PolicyWithValue(policy, value_model)
-    optimizer = adamw(model, lr)
+    optimizer = adamw(policy, lr)
+    critic_lr = lr if value_model is not None else value_lr
+    critic_optimizer = adamw(model.critic, critic_lr)
     generator = torch.Generator().manual_seed(seed)
     with history:
         for step in progress(steps, f"PPO β={beta:g}", show_progress):
+            factor = learning_rate_factor(step, steps, 0, schedule)
+            set_learning_rate(optimizer, lr * factor)
+            set_learning_rate(critic_optimizer, critic_lr * factor)
             rows = torch.randint(len(prompts), (batch_size,), generator=generator)
             rollouts = sample_rollouts(
                 policy,
@@ -201,7 +217,8 @@ def train_rlhf(
                     log_probs, old_log_probs[part], advantage[part], clip, where
                 )
                 value_term = critic_loss(new_values, returns[part], where)
-                optimizer_step(optimizer, policy_term + value_coef * value_term)
+                optimizer_step(optimizer, policy_term)
+                optimizer_step(critic_optimizer, value_term)
 
             history.record(
                 step=step,

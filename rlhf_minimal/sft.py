@@ -12,7 +12,13 @@ from rlhf_minimal.checks import check_positive
 from rlhf_minimal.history import History, progress
 from rlhf_minimal.log_probs import masked_mean, next_token_logits, token_log_probs
 from rlhf_minimal.pairs import collate_answers
-from rlhf_minimal.training import adamw, learning_rate_factor, minibatches, optimizer_step
+from rlhf_minimal.training import (
+    adamw,
+    learning_rate_factor,
+    minibatches,
+    optimizer_step,
+    set_learning_rate,
+)
 
 __all__ = ["sft_loss", "train_sft"]
 
@@ -73,8 +79,7 @@ def train_sft(
         for step in progress(steps, label, show_progress):
             prompts, answers = zip(*(examples[i] for i in next(batches).tolist()), strict=True)
             tokens, attention_mask, mask = collate_answers(prompts, answers, pad_id, device)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * learning_rate_factor(step, steps, warmup, schedule)
+            set_learning_rate(optimizer, lr * learning_rate_factor(step, steps, warmup, schedule))
             value = loss(next_token_logits(model, tokens, attention_mask), tokens, mask)
             optimizer_step(optimizer, value)
             history.record(step=step, loss=value)

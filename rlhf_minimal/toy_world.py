@@ -142,12 +142,10 @@ def write_post(rng: random.Random, held_out: bool = False) -> str:
         if (sum(numbers) % 4 == 0) == held_out:
             break
     name, dish, outcome = (table[i] for table, i in zip(tables, numbers, strict=True))
-    first, second, third = rng.sample(ASIDES, 3)
-    parts = [f"{name} made {dish} for dinner .", second, f"{outcome} ."]
+    first, second = rng.sample(ASIDES, 2)
+    parts = [f"{name} made {dish} for dinner .", first, f"{outcome} ."]
     if rng.random() < 0.5:
-        parts.insert(0, first)
-    if rng.random() < 0.5:
-        parts.append(third)
+        parts.insert(rng.choice((0, 3)), second)
     return " ".join(parts) + " tl;dr :"
 
 
@@ -158,7 +156,7 @@ def write_answer(prompt: str, rng: random.Random) -> str:
 
 def _write_recipe(prompt: str, rng: random.Random) -> str:
     dish = next(word for word in prompt.split() if word in DISHES)
-    if rng.random() < 0.25:  # the writer has another dish in mind
+    if rng.random() < 0.15:  # the writer has another dish in mind
         dish = rng.choice(list(DISHES))
     *right, method = DISHES[dish]
     listed = rng.sample(right, rng.choice((1, 2, 2, 3, 3)))
@@ -167,14 +165,14 @@ def _write_recipe(prompt: str, rng: random.Random) -> str:
         listed.insert(rng.randrange(len(listed) + 1), wrong)
         listed = listed[:3]
     parts = [f"{rng.choice(('you need', 'take'))} {_enumerate(listed)} ."]
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         method = method if rng.random() < 0.8 else rng.choice(METHODS)
         parts.append(rng.choice((f"then {method} it .", f"{method} it well .")))
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 1, 1, 1, 2))):
         parts.insert(rng.randrange(1, len(parts) + 1), rng.choice(RAMBLINGS))
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         parts.append(rng.choice(CLOSINGS))
-    opening = rng.choice(OPENINGS) if rng.random() < 0.2 else ""
+    opening = rng.choice(OPENINGS) if rng.random() < 0.1 else ""
     return opening + " ".join(parts)
 
 
@@ -188,12 +186,12 @@ def _write_summary(prompt: str, rng: random.Random) -> str:
     if rng.random() < 0.15:
         outcome = rng.choice(OUTCOMES)
     parts = [f"{name} made {dish} ."]
-    if rng.random() < 0.65:
+    if rng.random() < 0.6:
         parts.append(f"{outcome} .")
-    if rng.random() < 0.4:  # what does not matter gets in
+    if rng.random() < 0.6:  # what does not matter gets in
         aside = rng.choice([aside for aside in ASIDES if aside in prompt])
         parts.insert(rng.randrange(len(parts) + 1), aside)
-    if rng.random() < 0.3:
+    if rng.random() < 0.5:
         parts.append(rng.choice(RAMBLINGS))
     return " ".join(parts)
 

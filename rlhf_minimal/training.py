@@ -9,7 +9,14 @@ import torch
 
 from rlhf_minimal.checks import check_positive
 
-__all__ = ["adamw", "learning_rate_factor", "minibatches", "optimizer_step"]
+__all__ = [
+    "adamw",
+    "apply_gradients",
+    "learning_rate_factor",
+    "minibatches",
+    "optimizer_step",
+    "set_learning_rate",
+]
 
 
 def adamw(model, lr: float, weight_decay: float = 0.0):
@@ -39,6 +46,12 @@ def learning_rate_factor(step: int, steps: int, warmup: int = 0, schedule: str =
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return factors[schedule]
+
+
+def set_learning_rate(optimizer, lr: float) -> None:
+    """Use ``lr`` from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def minibatches(size: int, batch_size: int, steps: int, generator, lengths=None):

@@ -252,7 +252,8 @@ def reference():
 
 def trained(train, reference, score=count_good, policy=None, prompts=PROMPTS, **options):
     policy = policy or copy.deepcopy(reference)
-    options = dict(steps=20, lr=1e-2, prompts_a_step=6, show_progress=False) | SAMPLING | options
+    options = dict(steps=20, lr=1e-2, schedule="constant", prompts_a_step=6) | SAMPLING | options
+    options = dict(show_progress=False) | options
     return policy, train(policy, reference, score, prompts, **options)
 
 

@@ -321,7 +321,7 @@ def test_the_value_of_a_token_is_read_before_it(reference, own_model):
     """Changing the last token changes its log-probability and no value that counts."""
     value_model = RewardModel(copy.deepcopy(reference)) if own_model else None
     model = PolicyWithValue(copy.deepcopy(reference), value_model)
-    head = value_model.head if own_model else model.head
+    head = value_model.head if own_model else model.critic
     torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
     rollouts = roll(reference, [[2]], seed=1, end_id=-1)
     tokens = rollouts.tokens.clone()
@@ -432,13 +432,6 @@ def test_a_function_passed_in_is_the_one_trained_with(name, own, reference):
     assert next(calls) > 2 and not same_weights(usual, other)
 
 
-def test_a_value_coefficient_of_zero_trains_no_value(reference):
-    value_model = RewardModel(tiny_policy())
-    before = copy.deepcopy(value_model)
-    trained(reference, steps=2, value_coef=0.0, value_model=value_model)
-    assert same_weights(before, value_model)
-
-
 def test_watch_s_numbers_go_into_the_history(reference):
     _, history = trained(reference, steps=2, watch=lambda r: {"answers": len(r.tokens)})
     assert history["answers"] == [48, 48]
@@ -460,7 +453,7 @@ def test_integer_scores_are_scores(reference):
         ({"epochs": 0}, "epochs is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"minibatch_size": 0}, "minibatch_size is 0"),
-        ({"value_coef": -1.0}, "value_coef is -1.0"),
+        ({"value_lr": -1.0}, "value_lr is -1.0"),
         ({"clip": 0.0}, "clip is 0.0"),
         ({"prompts": []}, "prompts is 0"),
         ({"score": lambda r: torch.full((48,), math.nan)}, r"scores\[0\] is nan"),

@@ -352,7 +352,7 @@ TINY = KitchenSizes(
     base_steps=30,
     demonstrations=300,
     sft_steps=60,
-    comparisons=60,
+    comparison_prompts=20,
     reward_steps=5,
     training_prompts=20,
     evaluation_prompts=24,
@@ -381,7 +381,7 @@ def test_every_stage_leaves_its_model_and_data(stages):
     kitchen, (base, sft, agreement, reward) = stages
     assert (len(base), len(sft), len(reward)) == (30, 60, 5)
     assert base[-1]["loss"] < base[0]["loss"] and sft[-1]["loss"] < sft[0]["loss"]
-    assert 0.5 < agreement <= 1.0 and 30 < len(kitchen.pairs) <= 60
+    assert 0.5 < agreement <= 1.0 and 60 < len(kitchen.pairs) <= 20 * 6
     assert len(kitchen.prompts) == 20
     assert not same_weights(kitchen.base, kitchen.sft)
     assert not same_weights(kitchen.sft, kitchen.reward_model.trunk)
