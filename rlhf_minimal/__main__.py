@@ -17,7 +17,7 @@ from rlhf_minimal.history import write_json
 
 def add_demo_command(subparsers) -> None:
     """Register ``demo``."""
-    text = "RLHF end to end on a toy language model, in about a minute and a half"
+    text = "RLHF end to end on a toy language model, in about two minutes"
     demo = subparsers.add_parser("demo", help=text, description=text)
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR")
