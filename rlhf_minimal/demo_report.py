@@ -53,6 +53,8 @@ def draw_frontier(result: dict, path) -> None:
     left, right = figure.subplots(1, 2, sharey=False)
     rows = [row for row in result["rows"] if row["stage"] != "base"]
     sft = next(row for row in rows if row["stage"] == "SFT")
+    collapsed = [row for row in rows if row["gold"]["mean"] < sft["gold"]["mean"] - 1]
+    rows = [row for row in rows if row not in collapsed]
     left.axhline(sft["gold"]["mean"], color="#999999", linewidth=1, zorder=0)
     for method in dict.fromkeys(row["method"] for row in rows):
         chosen = [row for row in rows if row["method"] == method]
@@ -66,11 +68,18 @@ def draw_frontier(result: dict, path) -> None:
         if row["method"] == "PPO":
             place = (math.sqrt(row["kl"]), row["gold"]["mean"])
             text = row["stage"].removeprefix("PPO ")
-            left.annotate(text, place, (4, 6), textcoords="offset points", fontsize=8)
+            left.annotate(text, place, (4, -12), textcoords="offset points", fontsize=8)
+    off = [
+        f"{row['stage']} lies far below: gold {row['gold']['mean']:.1f} at √KL {row['kl']**0.5:.1f}"
+        for row in collapsed
+    ]
+    corner = dict(transform=left.transAxes, ha="right", va="top", fontsize=8)
+    left.text(0.98, 0.98, "\n".join(off), **corner)
     _labels(left, "Every method gains near the SFT model; far from it gold falls", "gold reward")
-    left.legend(frameon=False, fontsize=8)
+    left.margins(y=0.15)
+    left.legend(frameon=False, fontsize=8, loc="upper left")
 
-    curve = next(row["curve"] for row in rows if row["stage"] == "PPO β=0")
+    curve = next(row["curve"] for row in result["rows"] if row["stage"] == "PPO β=0")
     x = [math.sqrt(max(step["kl"], 0.0)) for step in curve]
     for name, key in (("proxy", "score"), ("gold", "gold")):
         y = [step[key] for step in curve]
