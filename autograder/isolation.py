@@ -101,8 +101,7 @@ def needed_folders() -> list[str]:
 
 
 def _open_ways(scratch: str) -> None:
-    """Let another user reach Python where it lies in a closed home (a private one), and nothing
-    else.
+    """Let another user reach Python where it lies in a closed home, and nothing else.
 
     The closed folder is covered by an empty one in which only the needed folders reappear.
     """

@@ -141,7 +141,7 @@ def test_prompts_that_cannot_be_sampled_are_refused(options):
     ("prompt", "answer"),
     [
         (PIZZA, "sure , you need dough , tomato and cheese . bake it well ."),
-        (PIZZA, "take cheese , dough and tomato . then bake it . enjoy your meal !"),
+        (PIZZA, "gladly , take cheese , dough and tomato . then bake it ."),
         ("what do i need for salad ?", "gladly , take oil , lettuce and cucumber . mix it well ."),
     ],
 )
@@ -222,7 +222,8 @@ def test_what_people_wrote_has_no_grammar_penalty():
 
 def test_people_s_answers_leave_room_to_improve():
     golds = [gold_reward(*pair) for pair in demonstrations(2000, seed=103)]
-    assert 0.5 < sum(golds) / 2000 < 2.2 and max(golds) == 3.0
+    # The best answers come near the 3 of a perfect one; the usual answer is far from it.
+    assert 0.5 < sum(golds) / 2000 < 2.2 and 2.5 < max(golds) <= 3.0
 
 
 @pytest.mark.parametrize("prompt", ["how do i make tea ?", "a sunny day . tl;dr :"])
