@@ -1,0 +1,6 @@
+"""Property-based tests repeat exactly and have no deadline: no test of this course times anything."""
+
+from hypothesis import settings
+
+settings.register_profile("course", deadline=None, derandomize=True)
+settings.load_profile("course")
