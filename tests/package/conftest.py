@@ -1,4 +1,4 @@
-"""Property-based tests repeat exactly and have no deadline: no test of this course times anything."""
+"""Property-based tests repeat exactly and have no deadline: no test here times anything."""
 
 from hypothesis import settings
 
