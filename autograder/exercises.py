@@ -84,7 +84,7 @@ class Exercise:
     """
 
     def __init__(
-        self, name, number, points, reference=None, *, uses=(), seconds=5, memory_mb=1024,
+        self, name, number, points, reference=None, *, uses=(), seconds=5, memory_mb=512,
         tolerance=None, any_dtype=False, takes_away=(), file=None,
     ):
         self.name, self.number, self.points = name, str(number), points

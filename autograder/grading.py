@@ -64,13 +64,14 @@ class Work:
             bar,
             lesson,
         )
+        self.expectations: dict = {}
         self.lock = threading.Lock()
         self.stopped = False
 
     def run(self, runner) -> None:
         """What one worker does until nothing is left."""
         with runner:
-            judge = Judge(runner, self.lessons, self.seed)
+            judge = Judge(runner, self.lessons, self.seed, self.expectations)
             while not self.stopped:
                 try:
                     entry = self.todo.get_nowait()

@@ -13,7 +13,14 @@ import time
 from autograder.diagnosis import explain, explain_end
 from autograder.exercises import Exercise
 from autograder.expectation import Expectation, same
-from autograder.lessons import Lesson, lesson_of, modules_of, slow_modules, source_of
+from autograder.lessons import (
+    ONE_AT_A_TIME,
+    Lesson,
+    lesson_of,
+    modules_of,
+    slow_modules,
+    source_of,
+)
 from autograder.reading import Reading, needed
 from autograder.replies import collect, is_reading, text_of
 from autograder.results import Result, Submission
@@ -31,12 +38,16 @@ def fresh_seed() -> str:
 
 
 class Judge:
-    """Judges submissions of the given lessons with one runner and one seed."""
+    """Judges submissions of the given lessons with one runner and one seed.
 
-    def __init__(self, runner, lessons: list[Lesson], seed: str | None = None):
+    Judges of one run may share their ``expectations``: same seed, same cases, worked out once.
+    """
+
+    def __init__(self, runner, lessons: list[Lesson], seed: str | None = None, expectations=None):
         self.runner, self.lessons = runner, lessons
         self.seed = str(seed) if seed is not None else fresh_seed()
-        self.expectations: dict[str, Expectation] = {}
+        self.expectations: dict[str, Expectation] = {} if expectations is None else expectations
+        self.prepared: set[str] = set()         # exercises whose modules this runner has
         self.probes: dict[str, list[dict]] = {}
 
     # -- reading --------------------------------------------------------------------------------
@@ -74,11 +85,14 @@ class Judge:
         return max(earlier or found, key=lambda ex: ex.lesson, default=None)
 
     def expectation(self, exercise: Exercise) -> Expectation:
-        if exercise.title not in self.expectations:
-            used = {name: self.exercise_named(name, exercise.lesson) for name in exercise.uses}
-            others = {name: ex.answer() for name, ex in used.items() if ex is not None}
+        if exercise.title not in self.prepared:
             self.runner.preload(modules_of(exercise))
-            self.expectations[exercise.title] = Expectation(exercise, self.seed, others)
+            self.prepared.add(exercise.title)
+        with ONE_AT_A_TIME:                     # other judges of this run may share them
+            if exercise.title not in self.expectations:
+                used = {name: self.exercise_named(name, exercise.lesson) for name in exercise.uses}
+                others = {name: ex.answer() for name, ex in used.items() if ex is not None}
+                self.expectations[exercise.title] = Expectation(exercise, self.seed, others)
         return self.expectations[exercise.title]
 
     def judge(self, submission: Submission, exercise: Exercise) -> Result:
@@ -165,14 +179,15 @@ class Judge:
         return self._result(exercise, "missing", headline=text, hints=hints)
 
     def _request(self, reading, exercise, expectation, stand_ins) -> dict:
-        statements = needed(reading.statements, [exercise.name, *exercise.uses])
+        own = [s for s in reading.statements if not _defines_any(s, stand_ins)]
+        statements = needed(own, [exercise.name, *exercise.uses])
         self.runner.preload(slow_modules(statements))
-        own = [exercise.reference_path] if exercise.reference_path else []
+        answer = [exercise.reference_path] if exercise.reference_path else []
         return {
             "job": "probe", "name": exercise.name, "statements": statements,
             "dropped": reading.dropped, "probes": self._probes(exercise),
             "cases": [case.data for case in expectation.cases], "stand_ins": stand_ins,
-            "take": [*own, *exercise.takes_away],
+            "take": [*answer, *exercise.takes_away],
             "seconds": exercise.seconds, "memory_mb": exercise.memory_mb,
         }
 
@@ -202,3 +217,8 @@ class Judge:
         words = explain_end(reply, exercise, found) or explain(exercise, expectation, found)
         words.setdefault("stdout", text_of(reply.find("stdout")))
         return self._result(exercise, words.pop("verdict"), points=earned, **words)
+
+
+def _defines_any(statement: dict, names) -> bool:
+    """Whether a function that is stood in for is defined here: even defining it may do harm."""
+    return statement["kind"] == "definition" and any(name in names for name in statement["defines"])

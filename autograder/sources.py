@@ -31,10 +31,14 @@ class Sources:
         self.failures: list[dict] = []
         self.failed: dict[str, dict] = {}  # a name, and why it could not be defined
 
-    def run(self, name: str, statements) -> dict:
-        """Run each statement; one that fails is remembered and costs only what it defines."""
+    def run(self, name: str, statements, known=None) -> dict:
+        """Run each statement; one that fails is remembered and costs only what it defines.
+
+        What is ``known`` stands there from the beginning.
+        """
         module = types.ModuleType(name)
         module.__file__ = None
+        vars(module).update(known or {})
         sys.modules[name] = module
         for statement in statements:
             if name == "__main__":

@@ -155,3 +155,26 @@ def test_a_lesson_is_read_off_its_functions(judge):
 def test_printing_is_shown_with_what_is_wrong(judge):
     result = judged(judge, "weighted_mean", "def weighted_mean(values, mask):\n    print('hello')")
     assert result.stdout.startswith("hello\n")
+
+
+def test_an_earlier_function_that_cannot_even_be_defined_costs_itself_alone(judge):
+    exits = "import os\ndef weighted_mean(values, mask=os._exit(3)): return values.mean()"
+    assert judged(judge, "weighted_mean", exits).verdict == "died"
+    result = judged(judge, "scaled_error", exits, RIGHT["scaled_error"])
+    assert (result.verdict, result.points, result.carried) == ("right", 3, ["weighted_mean"])
+
+
+def test_a_stand_in_is_there_while_functions_are_defined(judge):
+    wrong = "def weighted_mean(values, mask): return values.mean()"
+    bound = (
+        "def scaled_error(predicted, target, mask, scale, mean=weighted_mean):\n"
+        "    return scale * mean((predicted - target) ** 2, mask)"
+    )
+    assert judged(judge, "scaled_error", wrong, bound).right
+
+
+def test_judges_that_share_work_out_the_cases_once(runner, lessons):
+    first = Judge(runner, lessons, "1")
+    second = Judge(runner, lessons, "1", first.expectations)
+    found = [j.expectation(exercise(j, "weighted_mean")) for j in (first, second)]
+    assert found[0] is found[1]
