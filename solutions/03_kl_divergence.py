@@ -21,7 +21,7 @@
 # |---|---|
 # | reading | 28 minutes |
 # | coding | 34 minutes, six exercises, 13 points |
-# | computing | about 15 seconds on one CPU core; the last cell says how much it was |
+# | computing | about 20 seconds on one CPU core; the last cell says how much it was |
 #
 # Under each exercise you find two hints and a worked answer, all folded away. The cell
 # `name = check(name)` tries your function. When it is right, the lesson goes on with
@@ -737,7 +737,7 @@ left.legend(frameon=False, fontsize=9)
 for (name, (distance, _)), colour in zip(climbs.items(), colours, strict=True):
     right.plot(np.arange(1, len(distance) + 1), np.maximum(distance, 1e-12),
                color=colour, linewidth=2, label=f"{name} as the penalty")
-right.set(title="Only k2 leads to the optimum", xscale="log",
+right.set(title="Of the three, only k2 leads to π*", xscale="log",
           yscale="log", xlabel="gradient steps", ylabel="KL(π‖π*) (nats)",
           ylim=(1e-12, 10))
 right.legend(frameon=False, loc="lower left")
@@ -941,8 +941,9 @@ plt.show()
 #
 # Too far away, and $\beta$ rises, which holds the policy *closer*. It is a thermostat.
 # Multiplying, not adding, means that the controller works in log β. For the gain, write
-# $K_\beta = n / h$: $n$ samples in this update, $h$ a **horizon**. An error of 20% over
-# $h$ samples then changes $\beta$ by about 20%, in however many batches they come.
+# $K_\beta = n / h$: $n$ samples in this update, $h$ a **horizon** (so does the code that
+# they published). An error of 20% over $h$ samples then changes $\beta$ by about 20%, in
+# however many batches they come.
 #
 # ### 03.5 · `adaptive_kl` — difficulty 1 of 5, 5 minutes, 2 points
 #
@@ -1101,10 +1102,10 @@ for axes in (left, middle, right):
 plt.show()
 
 # %% [markdown]
-# The target is held from all three starts, at the price that theory asks for. The hasty
-# controller is there sooner and never comes to rest: the policy follows the price with a
-# delay, and by the time the divergence has come down, $\beta$ is far too high. Whoever
-# steers something slow must steer slowly.
+# The target is held from all three starts, at the price that theory asks for (and so it
+# is with `seed=1` to `4`). The hasty controller is there sooner and never comes to rest:
+# the policy follows the price with a delay, and by the time the divergence has come down,
+# $\beta$ is far too high. Whoever steers something slow must steer slowly.
 #
 # Starting far too cheap is the expensive mistake. $\beta$ can grow by 1% an update at
 # most, so for two hundred updates the policy runs free, and collapses onto a few answers.
@@ -1204,8 +1205,8 @@ def measured_kl(log_probs, ref_log_probs, mask):
 
     Args:
         log_probs, ref_log_probs: of the sampled tokens, shape (B, T).
-        mask: 1 for tokens of the answer, 0 for padding, where anything may stand;
-            float, shape (B, T).
+        mask: 1 for tokens of the answer, 0 for padding, where any finite numbers may
+            stand; float, shape (B, T).
 
     Returns:
         (k1, k3), two scalars in nats an answer: each token's k1 (and k3) summed over
