@@ -9,7 +9,7 @@ In an exercise's declaration (``tests/exercises/test_NN_topic.py``)::
 
     from autograder import exercise, grads, leaves
 
-On the command line: ``python -m autograder grade | prove | build``. As a pytest plugin:
+On the command line: ``python -m autograder`` (``--help`` lists the commands). As a pytest plugin:
 ``pytest tests/exercises --submissions DIR``.
 
 Knows notebooks and pytest, and nothing of what the course teaches.

@@ -1,4 +1,7 @@
-"""``python -m autograder grade | prove | build``; ``--help`` after each says what it takes."""
+"""``python -m autograder grade | prove | build | release | gradescope``.
+
+``--help`` after each says what it takes.
+"""
 
 import argparse
 import os
@@ -28,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--root", help="the course's folder (default: the nearest with tests/exercises)"
     )
-    commands = top.add_subparsers(required=True, metavar="grade | prove | build")
+    names = "grade | prove | build | release | gradescope"
+    commands = top.add_subparsers(required=True, metavar=names)
     _grade(commands.add_parser("grade", help="judge submissions, write marks and feedback"))
     prove = commands.add_parser("prove", help="prove the exercises' tests; print what kills what")
     prove.add_argument("lesson", nargs="?", help="two digits; all lessons without it")
@@ -40,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--check", action="store_true", help="write nothing; fail where they differ")
     build.add_argument("--no-run", action="store_true", help="keep the outputs that are there")
     build.set_defaults(run=_run_build)
+    release = commands.add_parser("release", help="copy the course for students, no solutions")
+    release.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    release.add_argument(
+        "--no-answers", action="store_true", help="without the worked answers in the lessons too"
+    )
+    release.set_defaults(run=_run_release)
+    _gradescope(commands.add_parser("gradescope", help="pack the zip that Gradescope takes"))
     return top
 
 
@@ -57,6 +68,15 @@ def _grade(grade) -> None:
         "--plan", default="auto", choices=["auto", "spawn", *PLANS], help=argparse.SUPPRESS
     )
     grade.set_defaults(run=_run_grade)
+
+
+def _gradescope(part) -> None:
+    part.add_argument("--lesson", required=True, help="two digits")
+    what = part.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", metavar="ZIP", help="pack the zip to upload")
+    what.add_argument("--mark", metavar="DIR", help="mark what lies there (in the container)")
+    part.add_argument("--plan", default="auto", choices=["auto", *PLANS], help=argparse.SUPPRESS)
+    part.set_defaults(run=_run_gradescope)
 
 
 def _run_grade(options, root) -> int:
@@ -78,6 +98,20 @@ def _run_build(options, root) -> int:
     from autograder.build import build
 
     return build(root, options.lesson, check=options.check, run=not options.no_run)
+
+
+def _run_release(options, root) -> int:
+    from autograder.releasing import release
+
+    return release(root, options.out, answers=not options.no_answers)
+
+
+def _run_gradescope(options, root) -> int:
+    from autograder.gradescope import mark, pack
+
+    if options.out:
+        return pack(root, options.lesson, options.out)
+    return mark(root, options.lesson, options.mark, plan=options.plan)
 
 
 if __name__ == "__main__":

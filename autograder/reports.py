@@ -161,15 +161,28 @@ def details(records) -> str:
     return _table(rows)
 
 
-def gradescope(record: Record) -> str:
-    """The ``results.json`` that Gradescope reads."""
+def gradescope(record: Record, seconds: float | None = None) -> str:
+    """The ``results.json`` that Gradescope reads; all of it is text, nothing is rendered.
+
+    What is ungraded has no score, and then there is no total either.
+    """
     tests = []
     for r in record.results:
         test = {
             "name": f"{r.number} {r.exercise}", "number": r.number, "score": r.points,
             "max_score": r.out_of, "output": "\n".join(as_lines(r)), "visibility": "visible",
         }
+        if r.verdict == "ungraded":
+            del test["score"], test["max_score"]
         tests.append(test | {"status": "passed" if r.right else "failed"})
     output = "\n".join([record.status, *record.notes, f"Seed of the cases: {record.seed}"])
-    data = {"score": record.total, "output": output, "visibility": "visible", "tests": tests}
+    seconds = sum(r.seconds for r in record.results) if seconds is None else seconds
+    data = {
+        "score": record.total, "output": output, "output_format": "text",
+        "test_output_format": "text", "test_name_format": "text", "visibility": "visible",
+        "stdout_visibility": "hidden", "tests": tests,
+        "execution_time": round(seconds),
+    }
+    if record.ungraded:
+        del data["score"]
     return json.dumps(data, indent=1)

@@ -18,7 +18,7 @@ from autograder.lessons import Lesson
 from autograder.reading import Reading
 from autograder.results import Submission
 
-__all__ = ["Entry", "collect_entries", "read_entry"]
+__all__ = ["Entry", "collect_entries", "files_in", "read_entry"]
 
 ENDINGS = {".ipynb", ".py"}
 MAX_BYTES = 256 << 20
@@ -61,13 +61,13 @@ def collect_entries(paths) -> list[Entry]:
             if part.name.startswith((".", "__")):
                 continue
             if part.is_dir():
-                found.append((part.name, part, [] if part.is_symlink() else _files_in(part)))
+                found.append((part.name, part, [] if part.is_symlink() else files_in(part)))
             elif _counts(part):
                 found.append((part.stem, part, [part]))
     return _named(found)
 
 
-def _files_in(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
     """A student's files: modules first, notebooks last, so that the notebook's definitions count.
     """
     found = []
@@ -151,16 +151,27 @@ def read_entry(
 
 def _merged(entry: Entry, parts, modules) -> Submission:
     """Several readings as one; imports of the student's own files are met by what those files
-    define.
+    define, and a stub in one file hides no answer in another.
     """
     reading, notes = Reading(), []
+    written = {n for part in parts for s in part.reading.statements if not _is_stub(s)
+               for n in s["defines"]}
     for part in parts:
-        own = [s for s in part.reading.statements if not _imports_own(s, modules)]
+        own = [
+            s for s in part.reading.statements
+            if not _imports_own(s, modules) and not (_is_stub(s) and written & set(s["defines"]))
+        ]
         reading.statements += own if len(parts) > 1 else part.reading.statements
         reading.dropped.update(part.reading.dropped)
         reading.broken += part.reading.broken
         notes += part.notes
     return Submission(entry.name, reading, notes, [f for part in parts for f in part.filenames])
+
+
+def _is_stub(statement) -> bool:
+    """Whether a definition still ends as the lesson's stub does."""
+    last = statement["source"].rstrip().rpartition("\n")[2].strip()
+    return statement["kind"] == "definition" and last.startswith("raise NotImplementedError")
 
 
 def _imports_own(statement, modules) -> bool:

@@ -87,8 +87,8 @@ def _defines(text: str, name: str) -> bool:
 def _mistakes(exercise):
     """Each known mistake as the source of a cell.
 
-    Left out are those that need the answer, and exercises whose points are split: there a mistake
-    may deserve some.
+    Left out are those that need the answer or are made by another decorator, and exercises whose
+    points are split: there a mistake may deserve some.
     """
     if exercise.split:
         return
@@ -96,6 +96,9 @@ def _mistakes(exercise):
     providers = {name: node for node in tree.body for name in defined_names(node)}
     answers = {exercise.reference_path, *exercise.takes_away} - {None}
     for mistake in exercise.mistakes:
+        decorators = getattr(providers.get(mistake.name), "decorator_list", ())
+        if [ast.unparse(d).split("(")[0] for d in decorators] != [f"{exercise.name}.mistake"]:
+            continue
         parts, waiting = {}, [mistake.name]
         while waiting:
             node = providers.get(waiting.pop())
@@ -235,7 +238,8 @@ class Desk:
         # a wrong function that it uses changes what it gives: wrong still, and by another sentence
         named = all(self.deserved[used].verdicts == RIGHT for used in exercise.uses
                     if used in self.deserved)
-        self.write(exercise.name, known[name], {"wrong"}, 0, name if named else "")
+        # a mistake that ends in an error is named as well
+        self.write(exercise.name, known[name], {"wrong", "error"}, 0, name if named else "")
 
 
 def _right(desk: Desk) -> None:
