@@ -16,7 +16,7 @@ __all__ = ["course_files", "release", "without_answers"]
 
 KEPT_BACK = ("solutions", "benchmarks", "gradescope", "classroom", ".ci", ".github")
 FOLDERS = ("lessons", "tests", "figures")
-ENDINGS = (".md", ".txt", ".toml", "")
+FILES = re.compile(r"\w+|conftest\.py|.+\.(md|txt|toml)|\.gitignore")
 ANSWER = re.compile(r"<details>\s*<summary>Worked answer</summary>.*?</details>\n*", re.DOTALL)
 
 
@@ -42,7 +42,7 @@ def _known_files(root: Path) -> list[Path]:
             and ((path / "__init__.py").exists() or path.name in FOLDERS)
         ]
         found = [path.relative_to(root) for folder in folders for path in folder.rglob("*")]
-        found += [Path(name) for name in os.listdir(root) if Path(name).suffix in ENDINGS]
+        found += [Path(name) for name in os.listdir(root) if FILES.fullmatch(name)]
     return sorted(path for path in found if _counts(path) and (root / path).is_file())
 
 

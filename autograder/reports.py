@@ -175,7 +175,8 @@ def gradescope(record: Record, seconds: float | None = None) -> str:
         if r.verdict == "ungraded":
             del test["score"], test["max_score"]
         tests.append(test | {"status": "passed" if r.right else "failed"})
-    output = "\n".join([record.status, *record.notes, f"Seed of the cases: {record.seed}"])
+    notes = [note for note in record.notes if note not in record.status]
+    output = "\n".join([record.status, *notes, f"Seed of the cases: {record.seed}"])
     seconds = sum(r.seconds for r in record.results) if seconds is None else seconds
     data = {
         "score": record.total, "output": output, "output_format": "text",
