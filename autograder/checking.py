@@ -17,7 +17,7 @@ from autograder.judge import Judge
 __all__ = ["check"]
 
 RIGHT_AFTER = "The lesson goes on with your function."
-OTHER_AFTER = "The lesson goes on with the package's function, so you can read on and come back."
+OTHER_AFTER = "The lesson goes on with the course's function, so you can read on and come back."
 
 
 class Session:
@@ -64,7 +64,7 @@ def check(function, lesson: str | None = None):
         lesson: two digits, where two lessons ask for functions of one name.
 
     Returns:
-        Your function where it is right; otherwise the package's, so that nobody is blocked.
+        Your function where it is right; otherwise the course's, so that nobody is blocked.
 
     Raises:
         ValueError: no exercise has this name.

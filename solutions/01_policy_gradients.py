@@ -1085,7 +1085,7 @@ for servings in (8, 1):
 
 # %%
 def whose(function):
-    return "yours" if function.__module__ == "__main__" else "the package's"
+    return "yours" if function.__module__ == "__main__" else "the course's"
 
 
 for role, function in (
@@ -1094,7 +1094,7 @@ for role, function in (
     ("baseline=", normalise),
 ):
     print(f"{role:10s} {function.__name__:22s} {whose(function)}")
-print("           action_log_probs       the package's (it lives inside the loop)")
+print("           action_log_probs       the course's (it lives inside the loop)")
 
 # %% [markdown]
 # Three ways to weigh the actions: the returns as they are, the returns less their mean
