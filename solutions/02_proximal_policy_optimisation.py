@@ -20,7 +20,7 @@
 # |---|---|
 # | reading | 45 minutes |
 # | coding | 60 minutes, eight exercises, 16 points |
-# | computing | about two and a half minutes on one CPU core; the last cell says how much it was |
+# | computing | about two and a half minutes on one core; see the last cell |
 #
 # Under each exercise you find two hints and a worked answer, all folded away. The cell
 # `name = check(name)` tries your function. When it is right, the lesson goes on with
@@ -1713,8 +1713,8 @@ plt.show()
 # - The package's `rlhf_minimal/ppo.py` and `ppo_losses.py`: this lesson as a loop.
 #
 # **Next: lesson 03.** We have used a KL divergence as a ruler and as a price, and took
-# on trust that it measures a distance, in which direction, and that six samples
-# estimate it. Time to look at the ruler.
+# on trust that it measures a distance, in which direction, and that a batch of samples
+# estimates it. Time to look at the ruler.
 
 # %%
 print(f"{time.process_time():.0f} seconds of CPU time in this notebook so far")
