@@ -40,7 +40,7 @@ class Card:
 
     def html(self) -> str:
         small = "".join(
-            f'<div style="opacity:.75;margin-top:4px">{coded(line)}</div>'
+            f'<div style="opacity:.75;margin-top:4px;white-space:pre-wrap">{coded(line)}</div>'
             for line in (self.afterwards, self.progress) if line
         )
         return as_html(self.result, small)
@@ -79,7 +79,7 @@ def parts(result) -> list[tuple[str, str]]:
     )
     named = [
         ("your code", trace), ("smallest failing case", result.case), ("expected", result.expected),
-        ("got", result.got), ("it printed", result.stdout[:1500].strip()),
+        ("got", result.got), ("it printed, all cases together", result.stdout[:1500].strip()),
     ]
     if result.right:
         return []

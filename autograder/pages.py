@@ -4,6 +4,7 @@ Leaves out: scripts; what can be read from the tables.
 """
 
 import html
+import statistics
 from collections import Counter
 from urllib.parse import quote
 
@@ -22,17 +23,22 @@ th[scope=row] { text-align: left; font-weight: normal; }
 th[scope=row] { position: sticky; left: 0; background: Canvas; max-width: min(16rem, 34vw); }
 th[scope=row] { overflow: hidden; text-overflow: ellipsis; }
 td.status { text-align: left; white-space: normal; font-style: italic; }
+th small { font-weight: normal; } th[scope=col] { white-space: normal; vertical-align: top; }
+.key { white-space: nowrap; margin-right: .7rem; }
 td.v { color: #fff; font-weight: bold; } .faint { opacity: .7; font-size: .85rem; }
-.bar { display: flex; gap: .6rem; align-items: baseline; margin: .25rem 0; }
+.bar { display: flex; gap: .6rem; align-items: baseline; margin: .55rem 0; }
 .bar b { flex: 0 0 2.2rem; text-align: right; } .bar div { flex: 1; min-width: 0; }
-.bar i { display: block; height: .55rem; background: #0072b2; border-radius: 2px; }
+.bar u { display: block; height: .4rem; background: #8883; border-radius: 2px; margin-top: .1rem; }
+.bar i { display: block; height: .4rem; background: #0072b2; border-radius: 2px; min-width: 2px; }
+summary { cursor: pointer; margin: .5rem 0; }
 .loud { border: 2px solid #b35900; padding: .5rem; }
 """
+SHOWN = 10                      # mistakes in sight before the rest is folded
 # Told apart without red against green, and by their signs.
 CELLS = {
     "right": "#0072b2",
-    "wrong": "#b35900",
-    "error": "#d55e00",
+    "wrong": "#c96a00",
+    "error": "#7f3b08",
     "timeout": "#7a4a9e",
     "memory": "#7a4a9e",
     "died": "#7a4a9e",
@@ -67,7 +73,9 @@ def feedback(record, facts) -> str:
         if result.lesson != lesson:
             lesson = result.lesson
             parts.append(f"<h2>Lesson {html.escape(lesson)}</h2>")
-        parts.append(as_html(result))
+        points = f"{result.points:g} of {result.out_of:g} points"
+        ungraded = result.verdict == "ungraded"
+        parts.append(as_html(result, "" if ungraded else f'<div class="faint">{points}</div>'))
     parts.append(f'<p class="faint">{html.escape(_facts(facts))}</p>')
     return _page(f"{record.name}: feedback", "\n".join(parts))
 
@@ -79,9 +87,9 @@ def _facts(facts) -> str:
 def class_page(records, facts) -> str:
     """The class at a glance: how many got each exercise, which mistakes, who got what."""
     titles = sorted({(r.number, r.exercise) for record in records for r in record.results})
-    totals = sorted(record.total for record in records if record.results)
+    totals = [record.total for record in records if record.results]
     most = max((record.out_of for record in records), default=0)
-    middle = f"median {totals[len(totals) // 2]:g} of {most:g}" if totals else "nothing graded yet"
+    middle = f"median {statistics.median(totals):g} of {most:g}" if totals else "nothing graded yet"
     ungraded = sum(len(record.ungraded) for record in records)
     loud = (
         f'<p class="loud">{ungraded} results are ungraded: the grader failed there. Run again with '
@@ -89,53 +97,60 @@ def class_page(records, facts) -> str:
     )
     body = [
         f"<h1>{len(records)} submissions, {middle}</h1>", loud,
-        "<h2>Mistakes, by how many made them</h2>", _mistakes(records),
         "<h2>Exercises, by how many got them right</h2>", _shares(records, titles),
-        "<h2>Who got what</h2>", _heat_map(records, titles), _legend(),
+        "<h2>Known mistakes, by how many made them</h2>", _mistakes(records),
+        "<h2>Who got what</h2>", _legend(), _heat_map(records, titles),
         f'<p class="faint">{html.escape(_facts(facts))}</p>',
     ]
     return _page("The class", "\n".join(body))
 
 
-def _bars(rows, most) -> str:
+def _bars(rows) -> str:
+    """Rows of label, count and the number that a full bar stands for."""
     return "\n".join(
-        f'<div class="bar"><b>{count}</b><div>'
-        f'<i style="width:{100 * count / max(most, 1):.1f}%"></i>'
-        f"{label}</div></div>"
-        for label, count in rows
+        f'<div class="bar"><b>{count}</b><div>{label}'
+        f'<u><i style="width:{100 * count / max(most, 1):.1f}%"></i></u></div></div>'
+        for label, count, most in rows
     )
 
 
 def _mistakes(records) -> str:
+    """The commonest in sight, the rest folded; a full bar is all whose exercise was marked."""
     found = Counter(
         (r.number, r.exercise, r.headline)
         for record in records for r in record.results if r.mistake
     )
+    marked = Counter((r.number, r.exercise) for record in records for r in record.results)
     if not found:
         return "<p>No known mistake was found.</p>"
     rows = [
-        (f"{html.escape(number)} <code>{html.escape(name)}</code> {coded(text)}", count)
-        for (number, name, text), count in found.most_common(40)
+        (f"{html.escape(number)} <code>{html.escape(name)}</code> {coded(text)}", count,
+         marked[number, name])
+        for (number, name, text), count in found.most_common()
     ]
-    return _bars(rows, max(found.values()))
+    first, rest = _bars(rows[:SHOWN]), rows[SHOWN:]
+    if not rest:
+        return first
+    return f"{first}\n<details><summary>{len(rest)} more</summary>\n{_bars(rest)}</details>"
 
 
 def _shares(records, titles) -> str:
-    rows, most = [], 0
+    rows = []
     for title in titles:
         results = [
             r for record in records for r in record.results if (r.number, r.exercise) == title
         ]
-        right = sum(r.right for r in results)
-        most = max(most, len(results))
-        label = f"{html.escape(title[0])} <code>{html.escape(title[1])}</code> of {len(results)}"
-        rows.append((label, right))
-    return _bars(rows, most)
+        untried = sum(r.verdict in ("missing", "not attempted") for r in results)
+        name = f"{html.escape(title[0])} <code>{html.escape(title[1])}</code>"
+        label = f"{name} of {len(results)}" + (f", {untried} have not tried" if untried else "")
+        rows.append((label, sum(r.right for r in results), len(results)))
+    return _bars(rows)
 
 
 def _heat_map(records, titles) -> str:
     head = "".join(
-        f'<th scope="col">{html.escape(n)}<br>{html.escape(name)}</th>' for n, name in titles
+        f'<th scope="col">{html.escape(n)}<br><small>{_breakable(name)}</small></th>'
+        for n, name in titles
     )
     rows = []
     for record in records:
@@ -147,13 +162,17 @@ def _heat_map(records, titles) -> str:
             cells = f'<td class="status" colspan="{len(titles)}">{words}</td>'
         rows.append(
             f'<tr><th scope="row"><a href="{link}">{html.escape(record.name)}</a></th>'
-            f"{cells}"
-            f"<td>{record.total:g}/{record.out_of:g}</td></tr>"
+            f"<td>{record.total:g}/{record.out_of:g}</td>{cells}</tr>"
         )
     return (
-        f'<div class="wide"><table><tr><th></th>{head}<th scope="col">total</th></tr>'
+        f'<div class="wide"><table><tr><th></th><th scope="col">total</th>{head}</tr>'
         f"{''.join(rows)}</table></div>"
     )
+
+
+def _breakable(name: str) -> str:
+    """A name that may be broken at its underscores, so that columns stay narrow."""
+    return html.escape(name).replace("_", "_<wbr>")
 
 
 def _heat_cell(result) -> str:
@@ -166,7 +185,8 @@ def _heat_cell(result) -> str:
 
 def _legend() -> str:
     items = "".join(
-        f'<span style="color:{colour}">■</span> {SIGNS[verdict]} {verdict} &nbsp; '
+        f'<span class="key"><span style="color:{colour}">■</span> {SIGNS[verdict]} {verdict}'
+        "</span> "
         for verdict, colour in CELLS.items()
     )
     return f"<p><small>{items}</small></p>"
