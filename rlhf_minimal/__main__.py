@@ -4,6 +4,7 @@ Leaves out: the algorithms; each command's work stands in a file of its own.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -41,14 +42,15 @@ def add_exact_command(subparsers) -> None:
     """Register ``exact``."""
     text = "every method in a world small enough to enumerate, against the closed-form optimum"
     exact = subparsers.add_parser("exact", help=text, description=text)
-    exact.add_argument("--seeds", type=int, default=5, metavar="N")
+    exact.add_argument("--seeds", type=int, default=2, metavar="N")
     exact.add_argument("--quick", action="store_true", help="fewer steps and methods")
     exact.set_defaults(run=_run_exact)
 
 
 def _run_exact(args) -> int:
     """Print the table of distances from the optimum."""
-    print(markdown(exact_table(seeds=range(args.seeds), quick=args.quick)))
+    seeds, processes = range(args.seeds), os.cpu_count() or 1
+    print(markdown(exact_table(seeds, args.quick, show_progress=True, processes=processes)))
     return 0
 
 

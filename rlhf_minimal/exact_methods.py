@@ -1,19 +1,16 @@
-"""Every method of the course, trained in the exact world of ``exact.py`` from the same reference.
+"""Policy gradients in the exact world of ``exact.py``: PPO, RLOO, GRPO and the exact gradient.
 
 Each ``train_*`` starts a policy at the reference and returns it trained, with a history of its
 exact KL(π‖π*), the distance from the optimum. The losses, advantages and shaped rewards are the
-package's, those that train language models. The learning rate falls to 0 along a line.
+package's, those that train language models. The learning rate falls to 0 along a line. What trains
+on comparisons stands in ``exact_preferences.py``.
 
 Leaves out: what only a neural network needs (warm-up, gradient clipping, minibatches).
 """
 
-from functools import partial
-from typing import NamedTuple
-
 import torch
 
 from rlhf_minimal.checks import check_positive
-from rlhf_minimal.dpo import dpo_loss
 from rlhf_minimal.exact import World, objective
 from rlhf_minimal.grpo import rloo_advantages
 from rlhf_minimal.history import History
@@ -24,63 +21,11 @@ from rlhf_minimal.rlhf import kl_shaped_rewards, token_advantages, whiten
 from rlhf_minimal.training import learning_rate_factor
 
 __all__ = [
-    "Preferences",
-    "population_preferences",
-    "sample_preferences",
+    "descend",
     "train_exact_gradient",
     "train_group",
-    "train_on_preferences",
     "train_ppo_exact",
 ]
-
-
-class Preferences(NamedTuple):
-    """Comparisons by number: ``chosen`` and ``rejected`` are places in the list of all answers.
-
-    ``weights`` sum to 1 and say what share of all comparisons each one is.
-    """
-
-    prompt: torch.Tensor  # (N,)
-    chosen: torch.Tensor  # (N,)
-    rejected: torch.Tensor  # (N,)
-    weights: torch.Tensor  # (N,)
-
-
-def population_preferences(world: World) -> Preferences:
-    """All preferences that there are, each with its probability: infinitely many labels.
-
-    A prompt is drawn evenly, two answers from the reference, and a is preferred to b with
-    probability σ(r_a − r_b) (Bradley–Terry). An answer compared with itself is left out: it teaches
-    nothing.
-
-    >>> from rlhf_minimal.exact import make_world
-    >>> len(population_preferences(make_world()).weights)  # 4 prompts · 125 · 124 ordered pairs
-    62000
-    """
-    reference, rewards = world.reference(), world.rewards
-    drawn = (reference[:, :, None] + reference[:, None, :]).exp()  # (P, Y, Y)
-    preferred = torch.sigmoid(rewards[:, :, None] - rewards[:, None, :])
-    weights = drawn * preferred * (1 - torch.eye(drawn.shape[-1], dtype=drawn.dtype))
-    where = weights.nonzero(as_tuple=True)
-    return Preferences(*where, weights[where] / weights.sum())
-
-
-def sample_preferences(world: World, count: int, generator: torch.Generator) -> Preferences:
-    """``count`` comparisons drawn from the same distribution, like ones put together.
-
-    Both answers come from the reference, so some pairs compare an answer with itself; they stay in,
-    since they were paid for.
-    """
-    check_positive(count=count)
-    reference, rewards = world.reference(), world.rewards
-    prompt = torch.randint(len(reference), (count,), generator=generator)
-    pair = torch.multinomial(reference.exp()[prompt], 2, replacement=True, generator=generator)
-    a, b = pair.T
-    preferred = torch.sigmoid(rewards[prompt, a] - rewards[prompt, b])
-    a_wins = torch.rand(count, generator=generator, dtype=preferred.dtype) < preferred
-    rows = torch.stack([prompt, torch.where(a_wins, a, b), torch.where(a_wins, b, a)])
-    kinds, counts = rows.unique(dim=1, return_counts=True)
-    return Preferences(*kinds, counts.to(reference.dtype) / count)
 
 
 def train_exact_gradient(world: World, *, steps: int = 2000, lr: float = 0.1):
@@ -90,7 +35,7 @@ def train_exact_gradient(world: World, *, steps: int = 2000, lr: float = 0.1):
     def losses(policy):
         yield -objective(policy(), reference, world.rewards, world.beta)
 
-    return _descend(world, losses, steps, lr)
+    return descend(world, losses, steps, lr)
 
 
 def train_group(
@@ -109,9 +54,10 @@ def train_group(
         advantages: ``(P, G) -> (P, G)``: :func:`rloo_advantages`, ``group_relative_advantages``, ….
         kl_in: where the KL penalty enters: ``"reward"`` takes β·log(π/π_ref) off each reward, as
             RLOO does; ``"k2"`` and ``"k3"`` add β times that estimate to the loss, which is then
-            differentiated (GRPO: k3).
+            differentiated (GRPO: k3); ``"ratio k3"`` multiplies k3 by π/π_old first, which is 1 but
+            has a gradient, and gives back what k3's alone lacks (TRL's ``use_bias_correction_kl``).
     """
-    estimate = {"reward": None, "k2": 1, "k3": 2}
+    estimate = {"reward": None, "k2": 1, "k3": 2, "ratio k3": 2}
     if kl_in not in estimate:
         raise ValueError(f"kl_in is {kl_in!r}; it must be one of {sorted(estimate)}")
     reference, generator = world.reference(), torch.Generator().manual_seed(seed)
@@ -125,10 +71,11 @@ def train_group(
         loss = policy_gradient_loss(log_probs.flatten(), advantages(rewards).flatten())
         if kl_in != "reward":
             estimates = kl_estimates(log_probs, (log_probs - log_ratio).detach())
-            loss = loss + world.beta * estimates[estimate[kl_in]].mean()
+            ratio = (log_probs - log_probs.detach()).exp() if kl_in == "ratio k3" else 1.0
+            loss = loss + world.beta * (ratio * estimates[estimate[kl_in]]).mean()
         yield loss
 
-    return _descend(world, losses, steps, lr)
+    return descend(world, losses, steps, lr)
 
 
 def train_ppo_exact(
@@ -169,49 +116,25 @@ def train_ppo_exact(
             policy_term = clipped_policy_loss(log_probs, old, advantages, clip)
             yield policy_term + value_loss(values[rows], returns)
 
-    return _descend(world, losses, steps, lr, extra=[values])
+    return descend(world, losses, steps, lr, extra=[values])
 
 
-def train_on_preferences(
-    world: World,
-    preferences: Preferences,
-    *,
-    loss=dpo_loss,
-    beta: float | None = None,
-    steps: int = 300,
-    lr: float = 0.1,
-    held_out: Preferences | None = None,
-):
-    """DPO and its relatives on all preferences at once.
+def descend(world, losses, steps, lr, *, extra=(), watch=None, rows: int = 100):
+    """Adam from the reference on what ``losses(policy)`` yields, an update for each loss.
 
     Args:
-        loss: called as ``loss(policy_chosen, policy_rejected, reference_chosen,
-            reference_rejected, beta=beta)`` with ``(B,)`` log-probabilities, here one pair at a
-            time (under ``torch.vmap``), so that each pair's loss can carry its weight.
-        beta: of the loss; ``None`` takes the world's.
-        held_out: comparisons to measure the loss on, recorded as ``held_out_loss``.
+        losses: called with the policy at each of ``steps`` steps; yields one loss or more.
+        lr: falls to 0 along a line.
+        extra: tensors to train beside the policy.
+        watch: called with the policy; a dictionary of numbers to record beside the distance.
+        rows: about how many measurements to take.
+
+    Returns:
+        The policy, and the history with ``step`` and ``kl``, the distance KL(π‖π*).
     """
-    reference = world.reference()
-    pair_loss = torch.vmap(partial(loss, beta=world.beta if beta is None else beta))
-
-    def mean_loss(policy, data):
-        chosen, rejected = (data.prompt, data.chosen), (data.prompt, data.rejected)
-        log_probs = policy()
-        pairs = (log_probs[chosen], log_probs[rejected], reference[chosen], reference[rejected])
-        return (data.weights * pair_loss(*(column[:, None] for column in pairs))).sum()
-
-    def losses(policy):
-        yield mean_loss(policy, preferences)
-
-    watch = None if held_out is None else lambda p: {"held_out_loss": mean_loss(p, held_out)}
-    return _descend(world, losses, steps, lr, watch=watch)
-
-
-def _descend(world, losses, steps, lr, *, extra=(), watch=None, rows: int = 100):
-    """Adam on what ``losses(policy)`` yields, a step each; about ``rows`` measurements."""
     check_positive(steps=steps, lr=lr)
     policy, history, optimum = world.start(), History(steps=steps, lr=lr), world.optimum()
-    optimizer = torch.optim.Adam([*policy.parameters(), *extra], lr=lr)
+    optimizer = torch.optim.Adam([*policy.parameters(), *extra], lr=lr, fused=True)
 
     def measure(step):
         with torch.no_grad():

@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 import torch
 
+import rlhf_minimal.exact_table as exact_table_module
 from rlhf_minimal.exact import (
     TabularPolicy,
     World,
@@ -22,13 +23,14 @@ from rlhf_minimal.exact import (
     optimality_gap,
     prefix_rows,
 )
-from rlhf_minimal.exact_methods import (
+from rlhf_minimal.exact_methods import train_exact_gradient, train_group, train_ppo_exact
+from rlhf_minimal.exact_preferences import (
+    Preferences,
+    merge_alike,
     population_preferences,
     sample_preferences,
-    train_exact_gradient,
-    train_group,
     train_on_preferences,
-    train_ppo_exact,
+    without_label_noise,
 )
 from rlhf_minimal.exact_table import exact_table, markdown
 from rlhf_minimal.grpo import group_relative_advantages, rloo_advantages
@@ -262,6 +264,17 @@ def test_gradients_of_the_estimators_as_losses():
     assert (k3 - exact).abs().max() > 0.01
 
 
+def test_the_ratio_gives_k3_the_gradient_that_it_lacks():
+    """π/π_old is 1 where the policy is the one that sampled, but it has a gradient."""
+    policy = moved_policy()
+    log_p = policy()
+    ratio = (log_p - log_p.detach()).exp()
+    loss = mean_under(log_p.detach(), ratio * kl_estimates(log_p, REFERENCE)[2]).mean()
+    exact = gradient(policy, kl_from_logits(policy(), REFERENCE).mean())
+    assert exact.abs().max() > 0.01
+    assert same(gradient(policy, loss), exact, 1e-15)
+
+
 def test_the_kl_of_sequences_is_the_expected_sum_of_the_kls_of_tokens():
     policy, start = moved_policy(), WORLD.start()
     for prompt in range(4):
@@ -404,6 +417,29 @@ def test_sampled_preferences_follow_the_population():
     assert (better_chosen(data) - expected).abs() < 4 * standard_error
 
 
+def test_like_comparisons_put_together_weigh_what_they_weighed():
+    data = sample_preferences(WORLD, 20_000, torch.Generator().manual_seed(0))
+    merged = merge_alike(data)
+    tables = []
+    for pairs in (data, merged):
+        table = torch.zeros(4, 125, 125, dtype=torch.float64)
+        tables.append(table.index_put(tuple(pairs[:3]), pairs.weights, accumulate=True))
+    assert len(merged.weights) < len(data.weights)
+    assert len(torch.stack(merged[:3]).unique(dim=1).T) == len(merged.weights)
+    assert same(*tables)
+
+
+def test_labels_without_noise_are_the_population_s_where_a_pair_was_drawn():
+    data = sample_preferences(WORLD, 500, torch.Generator().manual_seed(0))
+    quiet = merge_alike(without_label_noise(WORLD, data))
+    assert same(quiet.weights.sum(), torch.tensor(1.0, dtype=torch.float64))
+    odds = torch.zeros(4, 125, 125, dtype=torch.float64)
+    odds[tuple(quiet[:3])] = quiet.weights
+    prompt, chosen, rejected, _ = data
+    margin = WORLD.rewards[prompt, chosen] - WORLD.rewards[prompt, rejected]
+    assert same((odds / odds.mT)[prompt, chosen, rejected].log(), margin)
+
+
 # --- training -------------------------------------------------------------------------------------
 
 
@@ -428,10 +464,11 @@ def test_dpo_on_all_preferences_arrives():
         (partial(train_group, steps=400), 0.025),
         (partial(train_group, steps=400, advantages=group_relative_advantages), 0.025),
         (partial(train_group, steps=400, kl_in="k2"), 0.06),
+        (partial(train_group, steps=400, kl_in="ratio k3"), 0.06),
         (partial(train_ppo_exact, steps=200), 0.06),
         (partial(train_ppo_exact, steps=200, lam=0.95, whitening=True), 0.06),
     ],
-    ids=["rloo", "grpo", "rloo k2", "ppo", "ppo whitened"],
+    ids=["rloo", "grpo", "rloo k2", "rloo ratio k3", "ppo", "ppo whitened"],
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_short_sampled_runs_come_near(train, nearer_than, seed):
@@ -468,17 +505,30 @@ def test_deviations_in_the_reward_alone_overrule_the_kl_in_the_loss():
     assert WORLD.distance(divided().detach()) > BEGINS
 
 
+def sampled(a_prompt, seed):
+    return sample_preferences(WORLD, a_prompt * 4, torch.Generator().manual_seed(seed))
+
+
+def dpo_end(data, **options):
+    return train_on_preferences(WORLD, data, **options)[1]["kl"][-1]
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_with_a_thousand_comparisons_dpo_ends_farther_than_it_began(seed):
-    data = sample_preferences(WORLD, 1_000, torch.Generator().manual_seed(seed))
+def test_with_a_thousand_comparisons_a_prompt_dpo_ends_farther_than_it_began(seed):
+    data = sampled(1_000, seed)
     _, history = train_on_preferences(WORLD, data)
-    assert min(history["kl"]) < BEGINS  # it sets out in the right direction
-    assert history["kl"][-1] > 2 * BEGINS
+    assert min(history["kl"]) < BEGINS / 2  # it sets out in the right direction
+    assert history["kl"][-1] > 1.5 * BEGINS
 
 
-def test_with_a_thousand_comparisons_dpo_ends_on_the_answers_that_happened_never_to_lose():
+def test_with_a_thousand_comparisons_a_prompt_more_steps_lead_farther_away():
+    data = sampled(1_000, seed=0)
+    assert dpo_end(data, steps=900) > 1.25 * dpo_end(data, steps=300)
+
+
+def test_with_few_comparisons_dpo_ends_on_the_answers_that_happened_never_to_lose():
     """Nothing in the labels holds such an answer back, so its implicit reward rises without end."""
-    data = sample_preferences(WORLD, 1_000, torch.Generator().manual_seed(0))
+    data = sampled(250, seed=0)
     wins, losses = torch.zeros(4, 125), torch.zeros(4, 125)
     different = data.chosen != data.rejected
     for table, answers in ((wins, data.chosen), (losses, data.rejected)):
@@ -489,11 +539,39 @@ def test_with_a_thousand_comparisons_dpo_ends_on_the_answers_that_happened_never
     assert (OPTIMUM.exp() * lucky).sum(-1).max() < 0.5
 
 
+@pytest.mark.parametrize(("a_prompt", "seed"), [(1_000, 0), (1_000, 1), (10_000, 0)])
+def test_the_noise_of_the_labels_is_what_keeps_dpo_from_the_optimum(a_prompt, seed):
+    data = sampled(a_prompt, seed)
+    assert dpo_end(without_label_noise(WORLD, data)) < dpo_end(data) / 100
+
+
+@pytest.mark.parametrize(("a_prompt", "nearer_than"), [(1_000, 0.8), (10_000, 0.2)])
+def test_one_pass_over_the_comparisons_learns_no_noise_by_heart(a_prompt, nearer_than):
+    assert dpo_end(sampled(a_prompt, seed=0), batch_size=256) < nearer_than < BEGINS
+
+
+def test_one_pass_uses_each_comparison_once():
+    data = sampled(25, seed=0)
+    _, history = train_on_preferences(WORLD, data, batch_size=30)
+    assert history["step"] == [0, 1, 2, 3]  # 100 comparisons: three batches of 30, ten left out
+    first = Preferences(*(column[:90] for column in data))
+    rest = Preferences(*(column.roll(10) for column in data))
+    assert dpo_end(first, batch_size=30) == history["kl"][-1] != dpo_end(rest, batch_size=30)
+
+
+def test_comparisons_spread_over_more_prompts_teach_less():
+    """Nothing carries over from one prompt to another in a table: what counts is data a prompt."""
+    ends = []
+    for prompts in (1, 4):
+        world = make_world(prompts=prompts)
+        data = sample_preferences(world, 10_000, torch.Generator().manual_seed(0))
+        ends.append(train_on_preferences(world, data)[1]["kl"][-1])
+    assert 3 * ends[0] < ends[1]
+
+
 @pytest.mark.parametrize("seed", [0, 1])
-def test_with_a_hundred_thousand_comparisons_dpo_comes_near(seed):
-    data = sample_preferences(WORLD, 100_000, torch.Generator().manual_seed(seed))
-    _, history = train_on_preferences(WORLD, data)
-    assert history["kl"][-1] < 0.1
+def test_with_ten_thousand_comparisons_a_prompt_dpo_comes_near(seed):
+    assert dpo_end(sampled(10_000, seed)) < 0.2
 
 
 @pytest.mark.parametrize("train", [train_group, train_ppo_exact], ids=["group", "ppo"])
@@ -527,7 +605,20 @@ def test_the_table_has_a_row_for_each_method_and_amount_of_data():
     assert rows[0]["method"] == "reference" and rows[0]["kl"] == [pytest.approx(BEGINS)]
     ends = {(row["method"], row["data"]): row["kl"][0] for row in rows}
     assert len(ends) == len(rows)
-    assert ends["RLOO", "sampled"] < 0.1 < BEGINS < ends["DPO", "1,000 pairs"]
-    assert ends["DPO, stopped early", "1,000 pairs"] < ends["DPO", "1,000 pairs"]
+    assert ends["RLOO", "sampled"] < 0.1 < BEGINS
+    assert ends["DPO, five times the steps", "1,000 a prompt"] > BEGINS
+    assert ends["DPO, stopped early", "1,000 a prompt"] < ends["DPO", "1,000 a prompt"]
+    assert ends["DPO", "10,000 a prompt"] < 0.2 < ends["DPO", "1,000 a prompt"]
     assert all(len(row["curves"][0]) == len(row["steps"]) for row in rows)
     assert len(markdown(rows).splitlines()) == len(rows) + 2
+
+
+def test_processes_of_their_own_give_the_table_the_same_numbers(monkeypatch):
+    rloo = {"RLOO": (train_group, "as it stands")}
+    monkeypatch.setattr(exact_table_module, "policy_gradient_methods", lambda: rloo)
+    monkeypatch.setattr(exact_table_module, "preference_methods", lambda beta: {})
+    alone, together = (exact_table([0, 1], quick=True, processes=n) for n in (1, 2))
+    assert alone == together
+    assert alone[-1]["kl"] == [
+        train_group(WORLD, seed=seed, steps=200)[1]["kl"][-1] for seed in (0, 1)
+    ]
