@@ -94,7 +94,7 @@ def whose(*names):
 # | state $s_t$ | four numbers | the **context**: the prompt and what has been written |
 # | action $a_t$ | left or right | the **next token** |
 # | action space | 2 actions | the **vocabulary**: 100 to 200,000 tokens |
-# | policy $\pi_\theta(a \mid s)$ | a small network | the model's softmax over the vocabulary |
+# | policy $\pi_\theta(a \mid s)$ | a small network | a softmax over the vocabulary |
 # | transition | physics | append the token: $s_{t+1} = (s_t, a_t)$ |
 # | episode | until the pole falls | **one answer**, until the end token |
 # | reward | 1 a step | none, until a judge reads the finished answer |
@@ -158,7 +158,7 @@ for p, action in zip(*policy.topk(6), strict=True):
 # | token embedding | $(B, T, W)$ | a vector for each word |
 # | + position embedding | $(B, T, W)$ | without it, attention could not tell word order |
 # | · layer norm | $(B, T, W)$ | each vector to mean 0 and variance 1 |
-# | · query, key, value | 3 × $(B, H, T, D)$ | what I look for, what I offer, what I give |
+# | · query, key, value | 3 × $(B, H, T, D)$ | what I seek, offer, give |
 # | · **causal attention** | $(B, H, T, D)$ | the only place where positions meet |
 # | · project, + residual | $(B, T, W)$ | heads are mixed and added to what was there |
 # | · layer norm | $(B, T, W)$ | |
@@ -773,13 +773,13 @@ print(f"{'a model that knows nothing':26s} {V:12d} {V:9d} {V:11d}")
 
 # %% [markdown]
 # Fine-tuning is *forgetting*, too. The SFT model finds documents, and the very prompts,
-# less likely than the base model does: nothing in its loss kept it from that. RLHF has
-# the same effect, called the alignment tax; Ouyang et al. (2022, section 3.5) mix
-# pretraining gradients into PPO ("PPO-ptx") against it.
+# less likely than the base model does: nothing in its loss kept it from that. RLHF does
+# the same, and Ouyang et al. (2022, sections 1 and 3.5) call the price an alignment tax:
+# they mix pretraining gradients into PPO ("PPO-ptx") against it.
 #
-# Whether the prompt's tokens belong into the loss is a choice, and for the answers it
-# matters less than one might think: compare the rows. Shi et al. (2024) found
-# that with long instructions and short outputs it can even help.
+# Whether the prompt's tokens belong into the loss is a choice. For the answers it matters
+# less than one might think: compare the first column's rows. Shi et al. (2024) found that
+# with long instructions and short outputs, learning the prompts too can even help.
 #
 # And a low perplexity is not yet a good answer. Ouyang et al. (2022, section 3.5) trained
 # their SFT models for 16 epochs although the validation loss rose after the first: the
@@ -800,9 +800,10 @@ print(f"{'a model that knows nothing':26s} {V:12d} {V:9d} {V:11d}")
 #
 # **Top-k** (Fan et al. 2018) keeps the $k$ likeliest tokens. **Top-p**, or *nucleus
 # sampling* (Holtzman et al. 2020, section 3.1), keeps the smallest set of likeliest
-# tokens whose probabilities sum to at least $p$. Whatever stays is normalised again. The reason
-# for both: a model with 50,000 tokens gives each of tens of thousands of absurd ones a
-# tiny probability, and together that is not tiny. Write long enough, and you draw one.
+# tokens whose probabilities sum to at least $p$. Whatever stays is normalised again. The
+# reason for both: a model with 50,000 tokens gives each of tens of thousands of absurd
+# ones a tiny probability, and together that is not tiny. Write long enough, and you draw
+# one.
 #
 # The course's order is temperature, then top-k, then top-p in what is left.
 
@@ -994,26 +995,27 @@ for name, list_of_settings in SETTINGS.items():
               f"{1.96 * gold['se']:.2f}")
 
 # %%
-figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6), layout="constrained")
 for (name, rows), colour in zip(found.items(), (ORANGE, BLUE), strict=True):
-    x, y, error, T = zip(*rows, strict=True)
-    axes.errorbar(x, y, yerr=1.96 * np.array(error), fmt="o-", color=colour, capsize=3,
-                  label=f"{name} (bars: 95% intervals)")
-    for different, gold, temperature in zip(x, y, T, strict=True):
-        axes.annotate(f"T={temperature}", (different, gold), color=colour, fontsize=8,
-                      textcoords="offset points",
-                      xytext=(6, -11 if colour == ORANGE else 6))
-axes.set(title="Hotter samples are more varied and worse",
-         xlabel="different answers among 8 to one prompt", ylabel="mean gold reward",
-         xlim=(0.5, 8.7))
-axes.spines[["top", "right"]].set_visible(False)
-axes.legend(frameon=False, loc="lower left")
+    different, gold, error, T = zip(*rows, strict=True)
+    left.errorbar(T, gold, yerr=1.96 * np.array(error), fmt="o-", color=colour,
+                  capsize=3, label=f"{name} (bars: 95% intervals)")
+    right.plot(T, different, "o-", color=colour, label=name)
+left.set(title="Hotter answers are worse; cutting the tail helps", xlabel="temperature",
+         ylabel="mean gold reward")
+right.set(title="and more varied", xlabel="temperature", ylim=(0, 8.4),
+          ylabel="different answers among 8")
+for axes in (left, right):
+    axes.spines[["top", "right"]].set_visible(False)
+left.legend(frameon=False, loc="lower left")
 plt.show()
 
 # %% [markdown]
-# Variety and quality are traded, and temperature is the dial. In the kitchen even greedy
-# answers are fine, because they are short; on long texts greedy decoding falls into
-# repetition (Holtzman et al. 2020, section 1).
+# Variety and quality are traded, and temperature is the dial. Top-p makes hot sampling
+# far less bad. But compare rows of *like variety* in the table before you call it better:
+# in the kitchen a lower temperature buys about as much, for 149 tokens have no long
+# tail. And even greedy answers are fine here, because they are short; on long texts greedy
+# decoding falls into repetition (Holtzman et al. 2020, section 1).
 #
 # **A warning for all that follows.** With $T \neq 1$, top-k or top-p you sample from
 # *another policy*. The log-probabilities of section 3 are those of the model itself. In
@@ -1108,6 +1110,8 @@ axes.set(title="Without a cache, every further token comes more slowly",
          xlabel="tokens written to each of 8 prompts", ylabel="tokens per CPU second",
          xscale="log", yscale="log", xticks=LENGTHS)
 axes.set_xticks(LENGTHS, LENGTHS)
+axes.set_yticks([500, 1000, 2000, 5000, 10_000, 20_000])
+axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 axes.minorticks_off()
 axes.spines[["top", "right"]].set_visible(False)
 axes.legend(frameon=False)
@@ -1165,8 +1169,8 @@ for prompt, answer in zip(some, write(broken, some), strict=True):
           f"{'' if answer[-1] == END else ' …'}")
 
 # %% [markdown]
-# **Find it.** The loss looks as healthy as ever. Look at one batch of one example: which
-# tokens have a label?
+# **Find it.** The loss looks healthy, if anything better. Look at the first row of a small
+# batch: which tokens have a label?
 
 # %%
 tokens, attention_mask, labels = collate_as_found(
@@ -1315,14 +1319,15 @@ plt.show()
 # With a padding token of its own, as the kitchen's tokenizer has, masking by id is
 # harmless. Masking by position is right in both cases, and costs nothing.
 #
-# *How would you notice?* Not from the loss. Look at the share of sampled answers that end
-# within the limit, and put the end token's own loss into the log.
+# *How would you notice?* Not from the loss: it even fell, as the ends, which are hard to
+# foresee, are no longer in it. Look at the share of sampled answers that end within the
+# limit, and put the end token's own loss into the log.
 
 # %% [markdown]
 # ## 9 · To discuss
 #
 # 1. The answer "take dough ." has the log-probability −5, the answer "sure , you need
-#    dough , tomato and cheese . bake it well ." has −14. Is the first one better, in the
+#    dough , tomato and cheese . bake it well ." has −12. Is the first one better, in the
 #    model's opinion? What would you compare?
 #
 # <details>
@@ -1330,8 +1335,8 @@ plt.show()
 #
 # A sum over tokens falls with every token: long answers are always unlikely. As a whole
 # the first *is* likelier to be sampled. But "how well is each token predicted" is the
-# mean, −5/4 = −1.25 against −14/14 = −1 (with their end tokens). Neither is an opinion on
-# quality. Lesson 07 comes back to this: DPO needs the sum, SimPO chose the mean.
+# mean, −5/4 = −1.25 against −12/15 = −0.8 (with their end tokens). Neither is an opinion
+# on quality. Lesson 07 comes back to this: DPO needs the sum, SimPO chose the mean.
 #
 # </details>
 #
