@@ -1013,9 +1013,10 @@ plt.show()
 # %% [markdown]
 # Variety and quality are traded, and temperature is the dial. Top-p makes hot sampling
 # far less bad. But compare rows of *like variety* in the table before you call it better:
-# in the kitchen a lower temperature buys about as much, for 149 tokens have no long
-# tail. And even greedy answers are fine here, because they are short; on long texts greedy
-# decoding falls into repetition (Holtzman et al. 2020, section 1).
+# in the kitchen a lower temperature buys about as much. (149 tokens are not 50,000: the
+# tail that top-p is made for is short.) Even greedy answers are fine here, where answers
+# are short; on long texts greedy decoding falls into repetition (Holtzman et al. 2020,
+# section 1).
 #
 # **A warning for all that follows.** With $T \neq 1$, top-k or top-p you sample from
 # *another policy*. The log-probabilities of section 3 are those of the model itself. In
@@ -1034,6 +1035,9 @@ plt.show()
 #
 # $$\text{without: } \sum_{i=0}^{N-1}(P + i) = NP + \tfrac{N(N-1)}{2},
 # \qquad\text{with: } P + N - 1 .$$
+#
+# (Attention still looks back at all keys, so that even with a cache each token costs a
+# little more than the last. But that is one row of products, not a network.)
 #
 # The price is memory: $2 \cdot \text{layers} \cdot \text{heads} \cdot D$ numbers for
 # each token of each sequence. Mistral-7B (Jiang et al. 2023) has 32 layers and 8
@@ -1120,7 +1124,7 @@ plt.show()
 # %% [markdown]
 # The measured ratio grows with the length, as it should, and stays well below that of the
 # positions. Many positions in one matrix product cost less than one each: with the cache,
-# a step on a model this small is mostly the fixed price of calling some forty operations.
+# a step on a model this small is mostly the fixed price of calling dozens of operations.
 # On a GPU the same is true of large models: there, a step with cache is bound by reading
 # the weights and the cache from memory (Shazeer 2019; Pope et al. 2022).
 #
@@ -1169,8 +1173,8 @@ for prompt, answer in zip(some, write(broken, some), strict=True):
           f"{'' if answer[-1] == END else ' …'}")
 
 # %% [markdown]
-# **Find it.** The loss looks healthy, if anything better. Look at the first row of a small
-# batch: which tokens have a label?
+# **Find it.** The loss looks healthy, if anything better. Look at the first row of a
+# small batch: which tokens have a label?
 
 # %%
 tokens, attention_mask, labels = collate_as_found(
