@@ -40,71 +40,61 @@ FAST = KitchenSizes(
     demonstrations=1500,
     sft_steps=60,
     comparison_prompts=60,
-    reward_steps=20,
+    reward_steps=40,
     training_prompts=100,
     evaluation_prompts=60,
 )
-SWEEP = (0.4, 0.1, 0.05, 0.02, 0.0)  # of PPO's β; 0.1 is the one to compare with other methods
+SWEEP = (0.4, 0.2, 0.1, 0.05, 0.0)  # of PPO's β; 0.2 is the one to compare with other methods
 
 
-def ppo_policy(kitchen: Kitchen, steps: int, beta: float):
-    """PPO against the reward model."""
-    policy = copy.deepcopy(kitchen.sft)
-    history = train_rlhf(
-        policy,
-        kitchen.sft,
-        kitchen.score,
-        kitchen.prompts,
-        steps=steps,
-        beta=beta,
-        seed=kitchen.seed,
-        watch=kitchen.watch_gold,
-        show_progress=False,
-        **kitchen.sampling(),
+def ppo_policy(kitchen: Kitchen, **options):
+    """PPO against the reward model, whose features its value function reads."""
+    return against_proxy(
+        kitchen, train_rlhf, value_model=kitchen.reward_model.critic(), **options
     )
-    return policy, history
 
 
-def grpo_policy(kitchen: Kitchen, steps: int):
+def grpo_policy(kitchen: Kitchen, **options):
     """GRPO against the reward model; its β prices KL in standard deviations of a group."""
+    return against_proxy(kitchen, train_grpo, beta=0.45, **options)
+
+
+def against_proxy(kitchen: Kitchen, train, **options):
+    """Reinforcement learning from a copy of the SFT model on; the policy and its history."""
     policy = copy.deepcopy(kitchen.sft)
-    history = train_grpo(
-        policy,
-        kitchen.sft,
-        kitchen.score,
-        kitchen.prompts,
-        steps=steps,
-        beta=0.3,
-        seed=kitchen.seed,
-        watch=kitchen.watch_gold,
-        show_progress=False,
-        **kitchen.sampling(),
-    )
-    return policy, history
+    options |= dict(seed=kitchen.seed, watch=kitchen.watch_gold, show_progress=False)
+    options |= kitchen.sampling()
+    return policy, train(policy, kitchen.sft, kitchen.score, kitchen.prompts, **options)
 
 
 def dpo_policy(kitchen: Kitchen, steps: int):
     """DPO on the same comparisons that taught the reward model."""
     policy = copy.deepcopy(kitchen.sft)
-    options = dict(steps=steps, lr=3e-4, schedule="linear", seed=kitchen.seed, show_progress=False)
-    return policy, train_dpo(policy, kitchen.sft, kitchen.pairs, beta=0.2, **options)
+    options = pair_options(kitchen, steps)
+    return policy, train_dpo(policy, kitchen.sft, kitchen.pairs, beta=0.4, **options)
 
 
 def simpo_policy(kitchen: Kitchen, steps: int):
     """SimPO on the same comparisons: no reference at all."""
     policy = copy.deepcopy(kitchen.sft)
-    options = dict(steps=steps, lr=4e-4, schedule="linear", seed=kitchen.seed, show_progress=False)
-    return policy, train_simpo(policy, kitchen.pairs, margin=0.5, **options)
+    options = pair_options(kitchen, steps)
+    return policy, train_simpo(policy, kitchen.pairs, beta=4.0, margin=1.0, **options)
+
+
+def pair_options(kitchen: Kitchen, steps: int) -> dict:
+    """What DPO and SimPO share: sixteen prompts a step, with all six comparisons of each."""
+    options = dict(steps=steps, batch_size=96, lr=5e-4, schedule="linear")
+    return options | dict(seed=kitchen.seed, show_progress=False)
 
 
 def jobs(fast: bool) -> dict:
     """Name -> (method for the figures' colours, how to train it); longest first."""
-    ppo, pairs = (8, 15) if fast else (70, 300)
+    ppo, dpo, simpo = (8, 15, 15) if fast else (70, 200, 150)
     sweep = {f"PPO β={beta:g}": ("PPO", ppo_policy, dict(steps=ppo, beta=beta)) for beta in SWEEP}
     return sweep | {
         "GRPO": ("GRPO", grpo_policy, dict(steps=ppo)),
-        "DPO": ("DPO", dpo_policy, dict(steps=pairs)),
-        "SimPO": ("SimPO", simpo_policy, dict(steps=pairs)),
+        "DPO": ("DPO", dpo_policy, dict(steps=dpo)),
+        "SimPO": ("SimPO", simpo_policy, dict(steps=simpo)),
         "best of 4": ("best-of-n", None, dict(n=4)),
         "best of 16": ("best-of-n", None, dict(n=16)),
     }

@@ -9,7 +9,7 @@ from rlhf_minimal.plots import COLOURS
 
 __all__ = ["draw_answers", "draw_frontier", "samples_text", "table"]
 
-SHOWN = ("base", "SFT", "best of 16", "PPO β=0.1", "DPO", "SimPO", "GRPO", "PPO β=0")
+SHOWN = ("base", "SFT", "best of 16", "PPO β=0.2", "DPO", "SimPO", "GRPO", "PPO β=0")
 
 
 def table(result: dict) -> str:
@@ -70,7 +70,7 @@ def draw_frontier(result: dict, path) -> None:
             text = row["stage"].removeprefix("PPO ")
             left.annotate(text, place, (4, -12), textcoords="offset points", fontsize=8)
     off = [
-        f"{row['stage']} lies far below: gold {row['gold']['mean']:.1f} at √KL {row['kl']**0.5:.1f}"
+        f"{row['stage']} lies far below: gold {row['gold']['mean']:.1f} at √KL {row['kl'] ** 0.5:.1f}"
         for row in collapsed
     ]
     corner = dict(transform=left.transAxes, ha="right", va="top", fontsize=8)
@@ -106,10 +106,10 @@ def draw_answers(result: dict, path) -> None:
 
     rows = {row["stage"]: row for row in result["rows"]}
     names = [name for name in SHOWN if name in rows]
-    figure = Figure(figsize=(11, 0.62 * len(names) + 1.3), layout="constrained")
+    figure = Figure(figsize=(11, 0.66 * len(names) + 1.2), layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
-    axes.set(xlim=(0, 1), ylim=(len(names) + 0.6, -1.4))
+    axes.set(xlim=(0, 1), ylim=(len(names) - 0.2, -1.4))
     columns = (0.0, 0.12, 0.4, 0.68)
     for x, prompt in zip(columns[1:], result["prompts"], strict=True):
         axes.text(x, -0.9, textwrap.fill(prompt, 36), fontsize=8, va="center", style="italic")

@@ -39,7 +39,7 @@ def gold_parts(prompt: str, answer: str, ended: bool = True) -> dict[str, float]
     - ``coverage``, up to 2: a question's three ingredients and its method, ½ each; a post's who,
       what and how it went, ⅔ each;
     - ``invented``: −½ for each ingredient, method, dish, name or outcome that does not belong;
-    - ``politeness``: ½ for an answer with a polite word (a summary needs none);
+    - ``politeness``: 1 for an answer with a polite word (a summary needs none);
     - ``rambling``: −0.1 for each word past 14 (past 9 in a summary);
     - ``repetition``: −¼ each time a word of content comes again;
     - ``grammar``: −¼ for each two neighbours that stand side by side in no text of this world;
@@ -49,7 +49,7 @@ def gold_parts(prompt: str, answer: str, ended: bool = True) -> dict[str, float]
         ended: whether the model itself ended the answer, rather than being cut off.
 
     >>> gold_parts("how do i make pizza ?", "sure , take dough and tomato . bake it well .")
-    {'coverage': 1.5, 'invented': 0.0, 'politeness': 0.5, 'rambling': 0.0,
+    {'coverage': 1.5, 'invented': 0.0, 'politeness': 1.0, 'rambling': 0.0,
      'repetition': 0.0, 'grammar': 0.0, 'ending': 0.5}
     """
     words = answer.split()
@@ -62,7 +62,7 @@ def gold_parts(prompt: str, answer: str, ended: bool = True) -> dict[str, float]
     return {
         "coverage": 2.0 * sum(wanted) / len(wanted),
         "invented": 0.0 - 0.5 * wrong,
-        "politeness": 0.5 * polite,
+        "politeness": 1.0 * polite,
         "rambling": 0.0 - 0.1 * max(0, len(words) - (9 if is_summary(prompt) else 14)),
         "repetition": 0.0 - 0.25 * (len(content) - len(set(content))),
         "grammar": 0.0 - 0.25 * len(strangers),
@@ -71,7 +71,7 @@ def gold_parts(prompt: str, answer: str, ended: bool = True) -> dict[str, float]
 
 
 def gold_reward(prompt: str, answer: str, ended: bool = True) -> float:
-    """Sum of :func:`gold_parts`; 3 for a perfect polite recipe, 2.5 for a perfect summary.
+    """Sum of :func:`gold_parts`; 3.5 for a perfect polite recipe, 2.5 for a perfect summary.
 
     >>> gold_reward("how do i make pizza ?", "take dough .")
     1.0

@@ -18,7 +18,7 @@ from rlhf_minimal.gold_reward import Annotator, gold_reward
 from rlhf_minimal.gpt import GPT, GPTConfig
 from rlhf_minimal.kl import sequence_kl
 from rlhf_minimal.log_probs import next_token_logits
-from rlhf_minimal.pairs import TokenPair, collate_pairs
+from rlhf_minimal.pairs import TokenPair, distinct_answers
 from rlhf_minimal.reward_model import RewardModel, train_reward_model
 from rlhf_minimal.rollouts import Rollouts, sample_rollouts
 from rlhf_minimal.sft import train_sft
@@ -53,11 +53,11 @@ class KitchenSizes:
     """How much of everything; the defaults are the demo's."""
 
     documents: int = 20_000
-    base_steps: int = 700
+    base_steps: int = 1300
     demonstrations: int = 6_000
     sft_steps: int = 300
     comparison_prompts: int = 1_750
-    reward_steps: int = 450
+    reward_steps: int = 1000
     training_prompts: int = 1_000
     evaluation_prompts: int = 400
 
@@ -89,7 +89,7 @@ class Kitchen:
         documents = [self.tokenizer.encode(text, end=True) for text in corpus]
         examples = [(document[:1], document[1:]) for document in documents]
         options = dict(steps=self.sizes.base_steps, seed=self.seed, label="base model") | options
-        return train_sft(self.base, examples, batch_size=32, lr=5e-3, **options)
+        return train_sft(self.base, examples, batch_size=16, lr=5e-3, **options)
 
     def train_sft(self, **options):
         """Imitation of demonstrations, on a copy of the base model."""
@@ -134,11 +134,11 @@ class Kitchen:
         self.reward_model = RewardModel(copy.deepcopy(self.sft), pooling="mean")
         options = dict(steps=self.sizes.reward_steps, seed=self.seed) | options
         history = train_reward_model(
-            self.reward_model, self.pairs, batch_size=32, lr=2e-3, **options
+            self.reward_model, self.pairs, batch_size=24, lr=2e-3, **options
         )
-        tokens, attention_mask, _ = collate_pairs(self.pairs[:500], self.tokenizer.pad_id)
+        some = distinct_answers(self.pairs[:1000], self.tokenizer.pad_id)
         with torch.no_grad():
-            self.reward_model.centre(self.reward_model(tokens, attention_mask))
+            self.reward_model.centre(self.reward_model(some.tokens, some.attention_mask))
         return history
 
     def score(self, rollouts: Rollouts):

@@ -1,6 +1,10 @@
 """Preference pairs as token ids: batches of them, and the training loop that all losses share.
 
-Leaves out: sharing the prompt's computation between a pair's two answers.
+Several answers to one prompt make more pairs than answers: four make six. Such pairs stay in one
+batch, where each answer is computed once (Ouyang et al. 2022, arXiv 2203.02155, section 3.4, for
+reward models).
+
+Leaves out: sharing the prompt's computation between its answers.
 """
 
 import math
@@ -20,10 +24,13 @@ from rlhf_minimal.training import (
 )
 
 __all__ = [
+    "DistinctAnswers",
     "PairLogProbs",
     "TokenPair",
     "collate_answers",
-    "collate_pairs",
+    "distinct_answers",
+    "number_answers",
+    "pair_batches",
     "pair_log_probs",
     "train_on_pairs",
 ]
@@ -70,25 +77,75 @@ def collate_answers(prompts, answers, pad_id: int, device=None):
     return tokens.to(device), attention_mask.to(device), mask.to(device)
 
 
-def collate_pairs(pairs, pad_id: int, device=None):
-    """``B`` pairs as one batch of ``2B`` rows: the chosen answers first, then the rejected.
+class DistinctAnswers(NamedTuple):
+    """The ``N`` different answers of ``B`` pairs, as a batch, and which of them each pair compares.
 
-    Returns:
-        ``tokens``, ``attention_mask`` and the answers' ``mask``, each ``(2B, T)``.
+    ``tokens``, ``attention_mask`` and the answers' ``mask`` are ``(N, T)``; ``chosen`` and
+    ``rejected`` are row numbers ``(B,)``.
     """
-    prompts = [pair.prompt for pair in pairs]
-    answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    return collate_answers(prompts + prompts, answers, pad_id, device)
+
+    tokens: torch.Tensor
+    attention_mask: torch.Tensor
+    mask: torch.Tensor
+    chosen: torch.Tensor
+    rejected: torch.Tensor
+
+
+def distinct_answers(pairs, pad_id: int, device=None) -> DistinctAnswers:
+    """Each different answer of some pairs once: what the model has to compute.
+
+    >>> pairs = [TokenPair([5], [6], [7]), TokenPair([5], [6], [8])]
+    >>> batch = distinct_answers(pairs, pad_id=0)
+    >>> batch.tokens.tolist(), batch.chosen.tolist(), batch.rejected.tolist()
+    ([[5, 6], [5, 7], [5, 8]], [0, 0], [1, 2])
+    """
+    answers, numbers = number_answers(pairs)
+    chosen, rejected = numbers.to(device).unbind(-1)
+    batch = collate_answers(*zip(*answers, strict=True), pad_id, device)
+    return DistinctAnswers(*batch, chosen, rejected)
+
+
+def number_answers(pairs):
+    """The ``N`` different (prompt, answer) of some pairs, and their numbers in each, ``(B, 2)``."""
+    rows: dict[tuple, int] = {}
+    numbers = [
+        rows.setdefault((tuple(prompt), tuple(answer)), len(rows))
+        for prompt, chosen, rejected in pairs
+        for answer in (chosen, rejected)
+    ]
+    return list(rows), torch.tensor(numbers).view(-1, 2)
 
 
 def pair_log_probs(model, pairs, pad_id: int) -> PairLogProbs:
     """Log π(answer | prompt) of both answers of each pair, in one forward pass."""
     device = next(model.parameters()).device
-    tokens, attention_mask, mask = collate_pairs(pairs, pad_id, device)
-    sums = answer_log_probs(model, tokens, attention_mask, mask).sum(-1)  # (2B,)
-    lengths = mask[:, 1:].sum(-1)
-    size = len(pairs)
-    return PairLogProbs(sums[:size], sums[size:], lengths[:size], lengths[size:])
+    *batch, chosen, rejected = distinct_answers(pairs, pad_id, device)
+    sums = answer_log_probs(model, *batch).sum(-1)  # (N,)
+    lengths = batch[2][:, 1:].sum(-1)
+    return PairLogProbs(sums[chosen], sums[rejected], lengths[chosen], lengths[rejected])
+
+
+def pair_batches(pairs, batch_size: int, steps: int, generator):
+    """``steps`` index tensors of about ``batch_size`` pairs, reshuffled every epoch.
+
+    Consecutive pairs that share an answer come together, up to a batch of them; exactly
+    ``batch_size`` pairs a batch where no two do.
+    """
+    check_positive(batch_size=batch_size)
+    groups: list[list[int]] = []
+    last: tuple = ()
+    for i, (prompt, chosen, rejected) in enumerate(pairs):
+        pair = (tuple(prompt), tuple(chosen)), (tuple(prompt), tuple(rejected))
+        if not set(pair).isdisjoint(last) and len(groups[-1]) < batch_size:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+            last = ()
+        last += pair
+    lengths = [max(pairs[i].longest for i in group) for group in groups]
+    size = max(1, round(batch_size * len(groups) / max(len(pairs), 1)))
+    for batch in minibatches(len(groups), size, steps, generator, lengths):
+        yield torch.tensor([i for number in batch.tolist() for i in groups[number]])
 
 
 def train_on_pairs(
@@ -113,7 +170,8 @@ def train_on_pairs(
 
     Args:
         pair_loss: ``pair_loss(PairLogProbs, rows) -> (scalar, dict of numbers to watch)``.
-        steps: optimizer steps, each on ``batch_size`` pairs.
+        steps: optimizer steps, each on ``batch_size`` pairs; about so many where pairs share
+            answers, which then stay together: see :func:`pair_batches`.
         micro_batch: pairs that go through the model at once; the gradients of a batch's parts add
             up to the whole's. ``None``: the whole batch.
         history: where to record; a :class:`History` with a path survives Ctrl-C on disk.
@@ -125,8 +183,7 @@ def train_on_pairs(
     history = history if history is not None else History()
     optimizer = adamw(policy, lr)
     generator = torch.Generator().manual_seed(seed)
-    lengths = [pair.longest for pair in pairs]
-    batches = minibatches(len(pairs), batch_size, steps, generator, lengths)
+    batches = pair_batches(pairs, batch_size, steps, generator)
     with history:
         for step in progress(steps, label, show_progress):
             rows = next(batches)

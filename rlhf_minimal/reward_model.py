@@ -6,8 +6,11 @@ linear head on the last token, −log σ(r_chosen − r_rejected).
 Departure: ``pooling="mean"`` reads the head at every token and averages. A model of 100,000 weights
 does not learn from a few thousand comparisons to gather an answer's faults in its last token.
 
-Leaves out: all K(K−1)/2 pairs of a ranking as one batch element; pairs are shuffled one by one.
+Leaves out: ensembles, and uncertainty of the reward.
 """
+
+import copy
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +19,7 @@ from torch import nn
 from rlhf_minimal.checks import check_finite, check_positive, check_same_shape
 from rlhf_minimal.history import History, progress
 from rlhf_minimal.log_probs import hidden_states
-from rlhf_minimal.pairs import collate_answers, collate_pairs
+from rlhf_minimal.pairs import collate_answers, distinct_answers, pair_batches
 from rlhf_minimal.training import (
     adamw,
     learning_rate_factor,
@@ -139,6 +142,19 @@ class RewardModel(nn.Module):
         _check_rows(attention_mask)
         return values.masked_fill(~real, 0.0).sum(-1) / real.sum(-1)
 
+    def critic(self) -> "RewardModel":
+        """A copy whose frozen features a new head, starting at zero, reads as a value function.
+
+        InstructGPT starts its value function from the reward model too (Ouyang et al. 2022,
+        appendix C.4), and trains all of it.
+        """
+        copied = copy.deepcopy(self)
+        copied.trunk.requires_grad_(False)
+        nn.init.zeros_(copied.head.weight)
+        nn.init.zeros_(copied.head.bias)
+        copied.offset.zero_()
+        return copied
+
     @torch.no_grad()
     def centre(self, rewards) -> None:
         """Move the scale's zero to the mean of ``rewards`` that this model gave."""
@@ -160,11 +176,12 @@ def train_reward_model(
     """
 
     def batch_loss(rows):
-        tokens, attention_mask, _ = collate_pairs([pairs[i] for i in rows], pad_id, _device(model))
-        chosen, rejected = model(tokens, attention_mask).chunk(2)
+        batch = distinct_answers([pairs[i] for i in rows], pad_id, _device(model))
+        rewards = model(batch.tokens, batch.attention_mask)  # (N,), an answer in three pairs once
+        chosen, rejected = rewards[batch.chosen], rewards[batch.rejected]
         return loss(chosen, rejected), {"accuracy": (chosen > rejected).float().mean()}
 
-    return _train(model, [pair.longest for pair in pairs], batch_loss, steps, **options)
+    return _train(model, functools.partial(pair_batches, pairs), batch_loss, steps, **options)
 
 
 def train_on_ratings(
@@ -195,12 +212,13 @@ def train_on_ratings(
         return loss(model(tokens, attention_mask), ratings[rows].to(tokens.device)), {}
 
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
-    return _train(model, lengths, batch_loss, steps, **options)
+    batches = functools.partial(minibatches, len(lengths), lengths=lengths)
+    return _train(model, batches, batch_loss, steps, **options)
 
 
 def _train(
     model,
-    lengths,
+    batches,
     batch_loss,
     steps: int,
     batch_size: int = 64,
@@ -211,15 +229,15 @@ def _train(
     history: History | None = None,
     show_progress: bool = True,
 ) -> History:
-    """The loop that comparisons and ratings share."""
+    """The loop that both share; ``batches(batch_size, steps, generator=…)`` yields row numbers."""
     check_positive(steps=steps, batch_size=batch_size, lr=lr)
     history = history if history is not None else History()
     optimizer = adamw(model, lr)
     generator = torch.Generator().manual_seed(seed)
-    batches = minibatches(len(lengths), batch_size, steps, generator, lengths)
+    rows = batches(batch_size, steps, generator=generator)
     with history:
         for step in progress(steps, "reward model", show_progress):
-            value, watched = batch_loss(next(batches).tolist())
+            value, watched = batch_loss(next(rows).tolist())
             set_learning_rate(optimizer, lr * learning_rate_factor(step, steps, warmup, schedule))
             optimizer_step(optimizer, value)
             history.record(step=step, loss=value, **watched)

@@ -170,8 +170,8 @@ def train_rlhf(
         beta: price of a nat of KL, at least 0.
         epochs, minibatch_size: passes over each batch of rollouts, and rows a descent step.
         lr, schedule: learning rate and how it falls ("constant", "linear", "cosine").
-        value_lr: learning rate of the value head, which starts from nothing and reads the policy's
-            features without changing them; a ``value_model`` of its own learns at ``lr``.
+        value_lr: learning rate of the critic. 0.01 suits a linear head, which starts from nothing;
+            a ``value_model`` all of whose weights learn wants one near ``lr``.
         watch: called as ``watch(rollouts) -> dict`` each step; its numbers go into the history.
 
     Returns:
@@ -184,14 +184,13 @@ def train_rlhf(
     history = history if history is not None else History()
     model = PolicyWithValue(policy, value_model)
     optimizer = adamw(policy, lr)
-    critic_lr = lr if value_model is not None else value_lr
-    critic_optimizer = adamw(model.critic, critic_lr)
+    critic_optimizer = adamw(model.critic, value_lr)
     generator = torch.Generator().manual_seed(seed)
     with history:
         for step in progress(steps, f"PPO β={beta:g}", show_progress):
             factor = learning_rate_factor(step, steps, 0, schedule)
             set_learning_rate(optimizer, lr * factor)
-            set_learning_rate(critic_optimizer, critic_lr * factor)
+            set_learning_rate(critic_optimizer, value_lr * factor)
             rows = torch.randint(len(prompts), (batch_size,), generator=generator)
             rollouts = sample_rollouts(
                 policy,
@@ -227,9 +226,7 @@ def train_rlhf(
                 length=mask.sum(-1).float().mean(),
                 policy_loss=policy_term.detach(),
                 value_loss=value_term.detach(),
-                clip_fraction=clip_fraction(
-                    log_probs.detach(), old_log_probs[part], clip, where
-                ),
+                clip_fraction=clip_fraction(log_probs.detach(), old_log_probs[part], clip, where),
                 **(watch(rollouts) if watch else {}),
             )
     return history

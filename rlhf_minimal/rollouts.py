@@ -25,7 +25,7 @@ __all__ = [
 
 
 class Rollouts(NamedTuple):
-    """``B`` prompts, padded on the left, with the answers that a policy gave; each ``(B, T)``."""
+    """``B`` prompts with the answers that a policy gave, padded on the right; each ``(B, T)``."""
 
     tokens: torch.Tensor
     attention_mask: torch.Tensor  # 1 on prompts and answers
@@ -65,7 +65,14 @@ def sample_rollouts(
     )
     mask = attention_mask.clone()
     mask[:, :prompt_length] = 0
-    return Rollouts(tokens, attention_mask, mask)
+    return _padded_on_the_right(Rollouts(tokens, attention_mask, mask))
+
+
+def _padded_on_the_right(rollouts: Rollouts) -> Rollouts:
+    """The same rows without their left padding: fewer columns, and plain causal attention."""
+    order = rollouts.attention_mask.argsort(dim=-1, descending=True, stable=True)
+    width = int(rollouts.attention_mask.sum(-1).max())
+    return Rollouts(*(tensor.gather(-1, order)[:, :width] for tensor in rollouts))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The kitchen assistant: a world of some 130 words, with prompts, a base corpus and demonstrations.
+"""The kitchen assistant: a world of some 150 words, with prompts, a base corpus and demonstrations.
 
 Two kinds of prompt: a question about a dish ("how do i make pizza ?"), and a short post to sum up
 ("... tl;dr :"). Everything is generated from the tables below and a seed, so a reader can check by
@@ -79,7 +79,7 @@ ASIDES = (
     "the kitchen was cold .",
     "it was a long day .",
 )
-COMMENTS = ("i love {dish} .", "what a day .", "i want {dish} now .")
+COMMENTS = ("i love {dish} .", "{name} loved it .", "{name} , what a day .", "well , i want {dish} now .")
 
 
 def kitchen_tokenizer() -> WordTokenizer:
@@ -92,7 +92,7 @@ def kitchen_tokenizer() -> WordTokenizer:
     sentences = [*QUESTIONS, *MORE_CONTEXT, *OPENINGS, *CLOSINGS, *RAMBLINGS, *OUTCOMES, *ASIDES]
     sentences += [*COMMENTS, *DISHES, *INGREDIENTS, *METHODS, *NAMES]
     sentences += ["you need and .", "take", "then it well", "made for dinner", "tl;dr :"]
-    words = {word for sentence in sentences for word in sentence.split()} - {"{dish}"}
+    words = {word for sentence in sentences for word in sentence.split()} - {"{dish}", "{name}"}
     return WordTokenizer(sorted(words))
 
 
@@ -165,21 +165,19 @@ def _write_recipe(prompt: str, rng: random.Random) -> str:
         listed.insert(rng.randrange(len(listed) + 1), wrong)
         listed = listed[:3]
     parts = [f"{rng.choice(('you need', 'take'))} {_enumerate(listed)} ."]
-    if rng.random() < 0.35:
+    if rng.random() < 0.45:
         method = method if rng.random() < 0.8 else rng.choice(METHODS)
         parts.append(rng.choice((f"then {method} it .", f"{method} it well .")))
     for _ in range(rng.choice((0, 1, 1, 1, 2))):
         parts.insert(rng.randrange(1, len(parts) + 1), rng.choice(RAMBLINGS))
-    if rng.random() < 0.1:
+    if rng.random() < 0.15:
         parts.append(rng.choice(CLOSINGS))
-    opening = rng.choice(OPENINGS) if rng.random() < 0.1 else ""
+    opening = rng.choice(OPENINGS) if rng.random() < 0.2 else ""
     return opening + " ".join(parts)
 
 
 def _write_summary(prompt: str, rng: random.Random) -> str:
-    words = prompt.split()
-    name = next(word for word in words if word in NAMES)
-    dish = next(word for word in words if word in DISHES)
+    name, dish = _who_and_what(prompt)
     outcome = next(phrase for phrase in OUTCOMES if phrase in prompt)
     if rng.random() < 0.15:
         name = rng.choice(NAMES)
@@ -194,6 +192,12 @@ def _write_summary(prompt: str, rng: random.Random) -> str:
     if rng.random() < 0.5:
         parts.append(rng.choice(RAMBLINGS))
     return " ".join(parts)
+
+
+def _who_and_what(post: str):
+    """A post's name and dish."""
+    words = post.split()
+    return tuple(next(w for w in words if w in table) for table in (NAMES, DISHES))
 
 
 def _enumerate(words) -> str:
@@ -215,11 +219,12 @@ def base_corpus(size: int, seed: int) -> list[str]:
     """
     rng = random.Random(f"base corpus {seed}")
     documents = []
-    for prompt in sample_prompts(size, seed=seed + 1_000_003):
+    for prompt in sample_prompts(size, seed=seed + 1_000_003, summaries=0.5):
         if rng.random() < 0.5:
             follow = write_answer(prompt, rng)
         elif is_summary(prompt):
-            follow = rng.choice(COMMENTS).format(dish=rng.choice(list(DISHES)))
+            name, dish = _who_and_what(prompt)
+            follow = rng.choice(COMMENTS).format(name=name, dish=dish)
         elif rng.random() < 0.5:
             follow = rng.choice(MORE_CONTEXT)
         else:

@@ -76,7 +76,7 @@ def whose(function):
 # %% [markdown]
 # ## 1 · Predicting the next word is not answering
 #
-# Our world is a **kitchen**: ten dishes, some 130 words, and a small transformer with
+# Our world is a **kitchen**: ten dishes, some 150 words, and a small transformer with
 # about a hundred thousand weights. It is small enough to train while you read, and most
 # of what this course says about large models you will see happen to it.
 #
@@ -734,7 +734,6 @@ kitchen.pairs = [
     TokenPair(encode(p), encode(chosen, end=True), encode(rejected, end=True))
     for p, chosen, rejected in pairs
 ]
-rng.shuffle(kitchen.pairs)
 history = kitchen.train_reward_model()
 accuracy = history.mean("accuracy", last=30)
 print(f"{len(history)} steps; it puts {accuracy:.0%} of its training pairs in order")
@@ -754,6 +753,7 @@ history = train_rlhf(
     kitchen.prompts,
     steps=40,
     beta=0.2,
+    value_model=kitchen.reward_model.critic(),
     **kitchen.sampling(),
 )
 rewards = history["score"]

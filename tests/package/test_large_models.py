@@ -13,7 +13,7 @@ from tiny_llama import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
 from rlhf_minimal.large_models import chat_tokens, load_model, padding_id, tokenize_preferences
 from rlhf_minimal.log_probs import answer_log_probs, sequence_log_probs, token_log_probs
-from rlhf_minimal.pairs import collate_pairs, pair_log_probs
+from rlhf_minimal.pairs import distinct_answers, pair_log_probs
 from rlhf_minimal.preferences import Preference, split_conversation
 
 TOKENIZER = tiny_tokenizer()
@@ -128,9 +128,10 @@ def test_prompt_and_answer_are_the_template_s_conversation(turns, chosen, reject
 def test_the_end_token_counts_though_it_is_the_pad_token():
     pairs, _ = tokenize_preferences(PAIRS, TOKENIZER)
     assert padding_id(TOKENIZER) == END
-    tokens, attention_mask, mask = collate_pairs(pairs, padding_id(TOKENIZER))
+    batch = distinct_answers(pairs, padding_id(TOKENIZER))
+    tokens, attention_mask, mask, *numbers = batch
     answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    for row, answer in enumerate(answers):
+    for row, answer in zip(torch.cat(numbers).tolist(), answers, strict=True):
         counted = tokens[row][mask[row] == 1].tolist()
         assert counted == answer
         assert counted.count(END) == 1
@@ -191,7 +192,7 @@ def test_a_conversation_that_the_template_refuses_is_shown():
 def test_answer_log_probs_of_a_llama_equal_those_from_its_full_logits():
     model = tiny_model()
     pairs, _ = tokenize_preferences(PAIRS, TOKENIZER)
-    tokens, attention_mask, mask = collate_pairs(pairs, padding_id(TOKENIZER))
+    tokens, attention_mask, mask, *_ = distinct_answers(pairs, padding_id(TOKENIZER))
     with torch.no_grad():
         logits = model(tokens, attention_mask=attention_mask).logits
         few = answer_log_probs(model, tokens, attention_mask, mask)

@@ -1,5 +1,6 @@
 """What log-probabilities, masks, padding and pairs of answers promise."""
 
+import itertools
 import math
 
 import pytest
@@ -23,7 +24,8 @@ from rlhf_minimal.log_probs import (
 from rlhf_minimal.pairs import (
     TokenPair,
     collate_answers,
-    collate_pairs,
+    distinct_answers,
+    pair_batches,
     pair_log_probs,
     train_on_pairs,
 )
@@ -61,9 +63,7 @@ def test_token_log_probs_by_hand():
 def test_token_log_probs_equal_a_loop_and_torch_s_cross_entropy():
     logits, tokens, _ = random_batch(0)
     log_probs = token_log_probs(logits, tokens)
-    cross_entropy = F.cross_entropy(
-        logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none"
-    )
+    cross_entropy = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
     torch.testing.assert_close(log_probs, -cross_entropy, rtol=1e-12, atol=0)
     for b in range(4):
         for t in range(5):
@@ -259,10 +259,43 @@ PAIRS = [
 ]
 
 
-def test_a_batch_of_pairs_holds_the_chosen_answers_first():
-    tokens, _, mask = collate_pairs(PAIRS, pad_id=0)
-    answers = [t[m == 1].tolist() for t, m in zip(tokens, mask, strict=True)]
-    assert answers == [pair.chosen for pair in PAIRS] + [pair.rejected for pair in PAIRS]
+def pairs_of_groups(sizes):
+    """All pairs of ``sizes[i]`` answers to prompt ``i``, group after group."""
+    return [
+        TokenPair([2 + group], [9, first, 1], [9, second, 1])
+        for group, size in enumerate(sizes)
+        for first, second in itertools.combinations(range(10, 10 + size), 2)
+    ]
+
+
+def test_a_batch_of_pairs_holds_each_answer_once():
+    pairs = [*PAIRS, PAIRS[1], TokenPair(PAIRS[2].prompt, PAIRS[2].rejected, [7, 7, 1])]
+    batch = distinct_answers(pairs, pad_id=0)
+    answers = [t[m == 1].tolist() for t, m in zip(batch.tokens, batch.mask, strict=True)]
+    assert len(answers) == 2 * len(PAIRS) + 1
+    assert [answers[i] for i in batch.chosen] == [pair.chosen for pair in pairs]
+    assert [answers[i] for i in batch.rejected] == [pair.rejected for pair in pairs]
+
+
+@pytest.mark.parametrize("sizes", [[4, 4, 4, 4, 4], [2] * 7, [4, 2, 3, 4, 2, 5]])
+def test_pairs_that_share_answers_come_together_and_each_once_an_epoch(sizes):
+    pairs = pairs_of_groups(sizes)
+    generator = torch.Generator().manual_seed(0)
+    batches = list(pair_batches(pairs, 6, 200, generator))
+    counts = torch.bincount(torch.cat(batches), minlength=len(pairs))
+    assert counts.min() > 0.5 * counts.float().mean()
+    for batch in batches:
+        assert len(set(batch.tolist())) == len(batch)
+        prompts = [pairs[i].prompt[0] for i in batch.tolist()]
+        for prompt in set(prompts):
+            size = sizes[prompt - 2]
+            whole = size * (size - 1) // 2
+            assert prompts.count(prompt) == whole or whole > 6
+
+
+def test_pairs_without_a_common_answer_fill_every_batch_exactly():
+    generator = torch.Generator().manual_seed(0)
+    assert {len(batch) for batch in pair_batches(PAIRS * 4, 6, 50, generator)} == {6}
 
 
 def test_pair_log_probs_equal_one_sequence_at_a_time():

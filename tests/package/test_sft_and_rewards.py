@@ -471,9 +471,7 @@ def test_the_losses_passed_in_are_those_trained_with():
 def test_ratings_that_cannot_be_right_are_refused(ratings, message):
     examples = [([2], [3, 1])] * 3
     with pytest.raises(ValueError, match=message):
-        train_on_ratings(
-            RewardModel(tiny_gpt()), examples, ratings, steps=1, show_progress=False
-        )
+        train_on_ratings(RewardModel(tiny_gpt()), examples, ratings, steps=1, show_progress=False)
 
 
 @pytest.mark.parametrize(

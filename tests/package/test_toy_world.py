@@ -145,8 +145,8 @@ def test_prompts_that_cannot_be_sampled_are_refused(options):
         ("what do i need for salad ?", "gladly , take oil , lettuce and cucumber . mix it well ."),
     ],
 )
-def test_a_perfect_recipe_is_worth_3(prompt, answer):
-    assert gold_reward(prompt, answer) == 3.0
+def test_a_perfect_recipe_is_worth_three_and_a_half(prompt, answer):
+    assert gold_reward(prompt, answer) == 3.5
 
 
 def test_a_perfect_summary_is_worth_two_and_a_half():
@@ -166,8 +166,8 @@ def test_a_perfect_summary_is_worth_two_and_a_half():
         (POST, "tom made soup . it burned .", "invented", -0.5),
         (POST, "mia made soup . it burned . the dog stole it .", "invented", -0.5),
         (POST, "tom made cake . it was too salty .", "invented", -1.5),
-        (PIZZA, "of course , you need dough .", "politeness", 0.5),
-        (PIZZA, "sure , you need dough . please enjoy !", "politeness", 0.5),
+        (PIZZA, "of course , you need dough .", "politeness", 1.0),
+        (PIZZA, "sure , you need dough . please enjoy !", "politeness", 1.0),
         (PIZZA, "you need dough .", "politeness", 0.0),
         (POST, "sure , mia made soup . it burned .", "politeness", 0.0),
         (PIZZA, "you need dough . it is really very good .", "rambling", 0.0),
@@ -209,8 +209,8 @@ def test_the_gold_reward_is_the_sum_of_its_parts():
 
 def test_one_slip_alone_costs_what_its_part_says():
     perfect = "sure , you need dough , tomato and cheese . bake it well ."
-    assert gold_reward(PIZZA, perfect.replace("cheese", "ham")) == 3.0 - 0.5 - 0.5
-    assert gold_reward(PIZZA, perfect.removesuffix(" .")) == 2.0
+    assert gold_reward(PIZZA, perfect.replace("cheese", "ham")) == 3.5 - 0.5 - 0.5
+    assert gold_reward(PIZZA, perfect.removesuffix(" .")) == 2.5
     assert gold_reward(PIZZA, perfect.removeprefix("sure , ")) == 2.5
 
 
@@ -222,8 +222,8 @@ def test_what_people_wrote_has_no_grammar_penalty():
 
 def test_people_s_answers_leave_room_to_improve():
     golds = [gold_reward(*pair) for pair in demonstrations(2000, seed=103)]
-    # The best answers come near the 3 of a perfect one; the usual answer is far from it.
-    assert 0.5 < sum(golds) / 2000 < 2.2 and 2.5 < max(golds) <= 3.0
+    # The best answers come near the 3.5 of a perfect one; the usual answer is far from it.
+    assert 0.5 < sum(golds) / 2000 < 2.2 and 2.5 < max(golds) <= 3.5
 
 
 @pytest.mark.parametrize("prompt", ["how do i make tea ?", "a sunny day . tl;dr :"])
@@ -272,9 +272,10 @@ def test_equal_answers_are_preferred_equally():
 
 
 def test_a_taste_for_length_or_politeness_turns_preferences():
-    # POOR with 8 words more; with a polite word, which the gold reward pays ½ and the taste 2.
+    # POOR with 8 words more; two wrong ingredients behind a polite word, for which the gold reward
+    # pays 1 and the taste 2 (in gold: 0.5, against GOOD's 1.5).
     long = POOR + " i could talk about food all day ."
-    polite = "sure , " + POOR
+    polite = "sure , you need rice and ham ."
     sharp = dict(temperature=0.05)
     assert preferred(Annotator(**sharp), GOOD, long, 50) == 1.0
     assert preferred(Annotator(**sharp, length_taste=0.5), GOOD, long, 50) == 0.0
