@@ -1015,8 +1015,8 @@ plt.show()
 # far less bad. But compare rows of *like variety* in the table before you call it better:
 # in the kitchen a lower temperature buys about as much. (149 tokens are not 50,000: the
 # tail that top-p is made for is short.) Even greedy answers are fine here, where answers
-# are short; on long texts greedy decoding falls into repetition (Holtzman et al. 2020,
-# section 1).
+# are short; on long texts, always going for the likeliest ends in repetition (Holtzman et
+# al. 2020, section 1).
 #
 # **A warning for all that follows.** With $T \neq 1$, top-k or top-p you sample from
 # *another policy*. The log-probabilities of section 3 are those of the model itself. In
@@ -1118,7 +1118,7 @@ axes.set_yticks([500, 1000, 2000, 5000, 10_000, 20_000])
 axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 axes.minorticks_off()
 axes.spines[["top", "right"]].set_visible(False)
-axes.legend(frameon=False)
+axes.legend(frameon=False, loc="lower left")
 plt.show()
 
 # %% [markdown]
@@ -1164,6 +1164,7 @@ def batches_by(collate):
     return batch_of
 
 
+whose("sft_loss", "sample_next_token")
 broken, broken_losses = fine_tune(base, batches_by(collate_as_found))
 print("last 30 steps: loss as it should be "
       f"{np.mean(losses[-30:]):.3f}, as found {np.mean(broken_losses[-30:]):.3f}")
@@ -1380,9 +1381,9 @@ plt.show()
 # <summary>What we think</summary>
 #
 # After its first slip it is in a state that no demonstration contains, and what it does
-# there was never trained; slips may add up (behaviour cloning's known weakness: Ross,
-# Gordon & Bagnell 2011 show that errors may grow with the square of the episode's
-# length). RLHF trains on the model's own episodes, and so on the states that it really
+# there was never trained; slips may add up (behaviour cloning's known weakness: errors may
+# grow with the square of the episode's length, Ross & Bagnell 2010, restated in Ross,
+# Gordon & Bagnell 2011, section 2). RLHF trains on the model's own episodes, and so on the states that it really
 # meets.
 #
 # </details>
