@@ -1381,10 +1381,10 @@ plt.show()
 # <summary>What we think</summary>
 #
 # After its first slip it is in a state that no demonstration contains, and what it does
-# there was never trained; slips may add up (behaviour cloning's known weakness: errors may
-# grow with the square of the episode's length, Ross & Bagnell 2010, restated in Ross,
-# Gordon & Bagnell 2011, section 2). RLHF trains on the model's own episodes, and so on the states that it really
-# meets.
+# there was never trained; slips may add up. That is behaviour cloning's known weakness:
+# errors may grow with the square of the episode's length (Ross & Bagnell 2010, restated
+# in Ross, Gordon & Bagnell 2011, section 2). RLHF trains on the model's own episodes, and
+# so on the states that it really meets.
 #
 # </details>
 #
