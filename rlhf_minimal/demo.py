@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from rlhf_minimal.dpo import train_dpo, train_simpo
+from rlhf_minimal.gold_reward import gold_reward
 from rlhf_minimal.grpo import train_grpo
 from rlhf_minimal.kitchen import (
     SHOWN_PROMPTS,
@@ -31,6 +32,7 @@ from rlhf_minimal.kitchen import (
 )
 from rlhf_minimal.rlhf import train_rlhf
 from rlhf_minimal.rollouts import best_of_n, best_of_n_kl
+from rlhf_minimal.training import adamw
 
 __all__ = ["run_demo"]
 
@@ -49,9 +51,7 @@ SWEEP = (0.4, 0.2, 0.1, 0.05, 0.0)  # of PPO's β; 0.2 is the one to compare wit
 
 def ppo_policy(kitchen: Kitchen, **options):
     """PPO against the reward model, whose features its value function reads."""
-    return against_proxy(
-        kitchen, train_rlhf, value_model=kitchen.reward_model.critic(), **options
-    )
+    return against_proxy(kitchen, train_rlhf, value_model=kitchen.reward_model.critic(), **options)
 
 
 def grpo_policy(kitchen: Kitchen, **options):
@@ -152,12 +152,18 @@ def run_demo(seed: int = 0, fast: bool = False, workers: int | None = None, show
     """
     began = time.perf_counter()
     torch.set_num_threads(1)
-    kitchen, rows, facts = prepare(seed, FAST if fast else KitchenSizes(), show)
     workers = workers or min(os.cpu_count() or 1, 4)
-    with tempfile.TemporaryDirectory() as folder:
+    context = multiprocessing.get_context("spawn")  # started afresh: torch must not be forked
+    with (
+        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        for _ in range(workers):
+            pool.submit(warm_up)
+        kitchen, rows, facts = prepare(seed, FAST if fast else KitchenSizes(), show)
         kitchen_file = str(Path(folder) / "kitchen.pt")
         torch.save(kitchen, kitchen_file)
-        done = run_jobs(list(jobs(fast)), fast, kitchen_file, workers, show)
+        done = run_jobs(pool, list(jobs(fast)), fast, kitchen_file, show)
     rows += [done[name] for name in jobs(fast)]
     return dict(
         seed=seed,
@@ -199,13 +205,18 @@ def prepare(seed: int, sizes: KitchenSizes, show):
     return kitchen, rows, facts
 
 
-def run_jobs(names, fast, kitchen_file, workers, show) -> dict:
-    """Every job's row, from a pool of processes; started afresh, since torch must not be forked."""
+def warm_up() -> None:
+    """What a new process loads once, while the first stages still train."""
+    torch.set_num_threads(1)
+    adamw(torch.nn.Linear(1, 1), lr=1.0)
+    gold_reward(SHOWN_PROMPTS[0], "")
+
+
+def run_jobs(pool, names, fast, kitchen_file, show) -> dict:
+    """Every job's row, from a pool of processes."""
     done = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        running = {pool.submit(run_job, name, fast, kitchen_file): name for name in names}
-        for future in as_completed(running):
-            row = done[running[future]] = future.result()
-            show(f"{row['stage']}: gold {row['gold']['mean']:.2f} in {row['seconds']:.0f} s")
+    running = {pool.submit(run_job, name, fast, kitchen_file): name for name in names}
+    for future in as_completed(running):
+        row = done[running[future]] = future.result()
+        show(f"{row['stage']}: gold {row['gold']['mean']:.2f} in {row['seconds']:.0f} s")
     return done

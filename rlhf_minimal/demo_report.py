@@ -70,7 +70,8 @@ def draw_frontier(result: dict, path) -> None:
             text = row["stage"].removeprefix("PPO ")
             left.annotate(text, place, (4, -12), textcoords="offset points", fontsize=8)
     off = [
-        f"{row['stage']} lies far below: gold {row['gold']['mean']:.1f} at √KL {row['kl'] ** 0.5:.1f}"
+        f"{row['stage']} lies far below: gold {row['gold']['mean']:.1f} "
+        f"at √KL {math.sqrt(row['kl']):.1f}"
         for row in collapsed
     ]
     corner = dict(transform=left.transAxes, ha="right", va="top", fontsize=8)

@@ -144,7 +144,7 @@ class Annotator:
         return gold_reward(prompt, answer, ended) + own
 
     def prefers_first(self, prompt: str, first: str, second: str, rng: random.Random) -> bool:
-        """One comparison, drawn with ``rng``."""
+        """One comparison of two texts, drawn with ``rng``; they are taken to have ended."""
         difference = self.score(prompt, first) - self.score(prompt, second)
         probability = 0.5 + 0.5 * math.tanh(difference / (2 * self.temperature))  # σ, no overflow
         probability = probability * (1 - self.noise) + (1 - probability) * self.noise

@@ -8,7 +8,6 @@ Leaves out: the methods themselves; each has a file of its own.
 
 import copy
 import itertools
-import math
 import random
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from rlhf_minimal.toy_world import (
     kitchen_tokenizer,
     sample_prompts,
 )
+from rlhf_minimal.win_rates import interval
 
 __all__ = [
     "SHOWN_PROMPTS",
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 MAX_NEW_TOKENS = 32
+MADE_BY = dict(sft="train_sft", pairs="collect_preferences", reward_model="train_reward_model")
 SHOWN_PROMPTS = (
     "how do i make pizza ?",
     "what do i need for curry ?",
@@ -80,6 +81,7 @@ class Kitchen:
         self.sft: GPT | None = None
         self.reward_model: RewardModel | None = None
         self.pairs: list[TokenPair] = []
+        self._opponents: dict[bool, list[float]] = {}
         texts = sample_prompts(sizes.training_prompts, seed + 1)
         self.prompts = [self.tokenizer.encode(text) for text in texts]
 
@@ -97,7 +99,7 @@ class Kitchen:
             (self.tokenizer.encode(prompt), self.tokenizer.encode(answer, end=True))
             for prompt, answer in demonstrations(self.sizes.demonstrations, self.seed)
         ]
-        self.sft = copy.deepcopy(self.base)
+        self.sft, self._opponents = copy.deepcopy(self.base), {}
         options = dict(steps=self.sizes.sft_steps, seed=self.seed) | options
         return train_sft(self.sft, examples, batch_size=32, lr=5e-3, **options)
 
@@ -110,6 +112,7 @@ class Kitchen:
         Returns:
             How often the annotator and the gold reward agree, where the latter tells a difference.
         """
+        self._need("sft")
         texts = sample_prompts(self.sizes.comparison_prompts, self.seed + 2)
         repeated = [text for text in texts for _ in range(answers_a_prompt)]
         answers = iter(self.answers(self.sft, repeated, seed=self.seed + 3))
@@ -131,6 +134,7 @@ class Kitchen:
 
     def train_reward_model(self, **options):
         """A reward model on the comparisons, its zero at the mean reward of SFT answers."""
+        self._need("sft", "pairs")
         self.reward_model = RewardModel(copy.deepcopy(self.sft), pooling="mean")
         options = dict(steps=self.sizes.reward_steps, seed=self.seed) | options
         history = train_reward_model(
@@ -143,6 +147,7 @@ class Kitchen:
 
     def score(self, rollouts: Rollouts):
         """The proxy: rewards that the learned model gives, ``(B,)``."""
+        self._need("reward_model")
         return self.reward_model(rollouts.tokens, rollouts.attention_mask)
 
     def gold(self, prompt: str, answer: list[int]) -> float:
@@ -167,6 +172,20 @@ class Kitchen:
         batches = (self.rollouts(policy, texts[i : i + batch_size], seed + i) for i in starts)
         return [answer for batch in batches for answer in batch.answers()]
 
+    def opponents(self, texts, held_out: bool) -> list[float]:
+        """Gold rewards of the SFT model's answers to the evaluation's prompts, made once."""
+        self._need("sft")
+        if held_out not in self._opponents:
+            answers = self.rollouts(self.sft, texts, seed=self.seed + 7).answers()
+            pairs = zip(texts, answers, strict=True)
+            self._opponents[held_out] = [self.gold(*pair) for pair in pairs]
+        return self._opponents[held_out]
+
+    def _need(self, *stages: str) -> None:
+        for stage in stages:
+            if not getattr(self, stage):
+                raise ValueError(f"this kitchen has no {stage} yet; {MADE_BY[stage]}() makes it")
+
     def watch_gold(self, rollouts: Rollouts) -> dict:
         """The mean gold reward of rollouts, for a training loop's ``watch``: seen, never used."""
         golds = [self.gold(*pair) for pair in self._pairs_of(rollouts)]
@@ -176,19 +195,6 @@ class Kitchen:
         """Prompts as text, and answers as token ids."""
         prompts = Rollouts(*rollouts[:2], rollouts.attention_mask - rollouts.mask).answers()
         return zip(map(self.tokenizer.decode, prompts), rollouts.answers(), strict=True)
-
-
-def interval(values) -> dict[str, float]:
-    """Mean, standard error, and the ends of a 95% interval (normal approximation).
-
-    >>> interval([1.0, 0.0, 1.0, 0.0])["mean"]
-    0.5
-    """
-    values = torch.as_tensor(values, dtype=torch.float64)
-    if values.dim() != 1 or len(values) < 2:
-        raise ValueError(f"values have shape {tuple(values.shape)}; an error needs two or more")
-    mean, error = values.mean().item(), (values.std() / math.sqrt(len(values))).item()
-    return dict(mean=mean, se=error, low=mean - 1.96 * error, high=mean + 1.96 * error)
 
 
 @torch.no_grad()
@@ -208,10 +214,9 @@ def evaluate(kitchen: Kitchen, policy, held_out: bool = False, choose=None) -> d
         rollouts = kitchen.rollouts(policy, texts, seed=kitchen.seed + 6)
     else:
         rollouts = choose([kitchen.tokenizer.encode(text) for text in texts])
-    opponents = kitchen.rollouts(kitchen.sft, texts, seed=kitchen.seed + 7).answers()
     answers = rollouts.answers()
     gold = [kitchen.gold(*pair) for pair in zip(texts, answers, strict=True)]
-    other = [kitchen.gold(*pair) for pair in zip(texts, opponents, strict=True)]
+    other = kitchen.opponents(texts, held_out)
     wins = [(a > b) + 0.5 * (a == b) for a, b in zip(gold, other, strict=True)]
     return dict(
         gold=interval(gold),

@@ -10,15 +10,15 @@ import numpy as np
 
 __all__ = ["COLOURS", "learning_curve", "points"]
 
-# Eight colours for thirteen names: those that share one never meet in a figure.
+# Nine colours for thirteen names: those that share one never meet in a figure.
 COLOURS = {
     "base": "#000000",  # black
     "SFT": "#56B4E9",  # sky blue
-    "best-of-n": "#CC79A7",  # reddish purple
+    "best-of-n": "#8C6D46",  # brown
     "PPO": "#0072B2",  # blue
     "DPO": "#D55E00",  # vermillion
     "IPO": "#E69F00",  # orange
-    "SimPO": "#CC79A7",
+    "SimPO": "#CC79A7",  # reddish purple
     "GRPO": "#009E73",  # bluish green
     "RLOO": "#F0E442",  # yellow
     "REINFORCE": "#E69F00",

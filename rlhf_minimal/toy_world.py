@@ -79,7 +79,12 @@ ASIDES = (
     "the kitchen was cold .",
     "it was a long day .",
 )
-COMMENTS = ("i love {dish} .", "{name} loved it .", "{name} , what a day .", "well , i want {dish} now .")
+COMMENTS = (
+    "i love {dish} .",
+    "{name} loved it .",
+    "{name} , what a day .",
+    "well , i want {dish} now .",
+)
 
 
 def kitchen_tokenizer() -> WordTokenizer:

@@ -3,15 +3,16 @@
 The measure that papers on alignment report, with people, a judge model or a known reward as judge
 (e.g. Ouyang et al. 2022, arXiv 2203.02155, figure 1).
 
-Leaves out: judges; an interval (:func:`rlhf_minimal.kitchen.interval`); strengths of more than two
-models (:mod:`rlhf_minimal.bradley_terry`).
+Leaves out: judges; strengths of more than two models (:mod:`rlhf_minimal.bradley_terry`).
 """
+
+import math
 
 import torch
 
 from rlhf_minimal.checks import check_same_shape
 
-__all__ = ["win_rate"]
+__all__ = ["interval", "win_rate"]
 
 
 def win_rate(scores, opponent_scores) -> float:
@@ -37,3 +38,16 @@ def win_rate(scores, opponent_scores) -> float:
     wins = (scores > opponent_scores).double()
     ties = (scores == opponent_scores).double()
     return (wins + 0.5 * ties).mean().item()
+
+
+def interval(values) -> dict[str, float]:
+    """Mean, standard error, and the ends of a 95% interval (normal approximation).
+
+    >>> interval([1.0, 0.0, 1.0, 0.0])["mean"]
+    0.5
+    """
+    values = torch.as_tensor(values, dtype=torch.float64)
+    if values.dim() != 1 or len(values) < 2:
+        raise ValueError(f"values have shape {tuple(values.shape)}; an error needs two or more")
+    mean, error = values.mean().item(), (values.std() / math.sqrt(len(values))).item()
+    return dict(mean=mean, se=error, low=mean - 1.96 * error, high=mean + 1.96 * error)

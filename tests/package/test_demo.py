@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,9 @@ def test_an_unknown_command_ends_with_status_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["dance"])
     assert stop.value.code == 2 and "dance" in capsys.readouterr().err
+
+
+def test_the_readme_shows_the_recorded_table():
+    root = Path(__file__).resolve().parents[2]
+    recorded = json.loads((root / "figures" / "demo.json").read_text(encoding="utf-8"))
+    assert table(recorded[0]) in (root / "README.md").read_text(encoding="utf-8")

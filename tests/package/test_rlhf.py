@@ -356,6 +356,17 @@ def test_ppo_raises_the_true_reward_well_above_the_start(reference):
     assert history.mean("score", last=3) > 3.0 and history["kl"][0] == 0.0
 
 
+def test_a_reward_model_s_critic_starts_at_zero_and_learns_in_its_head_alone(reference):
+    reward_model = RewardModel(copy.deepcopy(reference))
+    reward_model.centre(torch.ones(1))
+    critic = reward_model.critic()
+    tokens = torch.tensor([[2, 3, 4]])
+    assert not critic.token_values(tokens, torch.ones_like(tokens)).any()
+    trained(reference, value_model=critic)
+    assert same_weights(reward_model.trunk, critic.trunk)
+    assert critic.head.weight.any()
+
+
 def test_a_value_model_of_its_own_is_trained_too(reference):
     value_model = RewardModel(copy.deepcopy(reference))
     before = copy.deepcopy(value_model)

@@ -423,6 +423,7 @@ def test_the_sft_model_is_no_distance_from_itself_and_wins_about_half(kitchen):
 
 def test_a_tie_counts_as_half_a_win(kitchen, monkeypatch):
     monkeypatch.setattr(kitchen, "gold", lambda prompt, answer: 1.0)
+    monkeypatch.setattr(kitchen, "_opponents", {})  # else remembered from an evaluation before
     found = evaluate(kitchen, kitchen.base)["win_rate"]
     assert found["mean"] == 0.5 and found["se"] == 0.0
 
@@ -473,3 +474,12 @@ def test_an_answer_that_was_cut_off_is_shown_so(kitchen):
     rollouts = kitchen.rollouts(kitchen.sft, (PIZZA, "what do i need for curry ?", POST), seed=8)
     for text, answer in zip(shown, rollouts.answers(), strict=True):
         assert text.endswith(" …") == (answer[-1] != kitchen.tokenizer.end_id)
+
+
+def test_a_stage_before_its_time_says_which_one_is_missing():
+    fresh = Kitchen()
+    with pytest.raises(ValueError, match=r"no sft yet; train_sft\(\) makes it"):
+        fresh.collect_preferences()
+    fresh.sft = fresh.base
+    with pytest.raises(ValueError, match=r"no pairs yet; collect_preferences\(\)"):
+        fresh.train_reward_model()
