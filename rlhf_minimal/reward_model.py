@@ -3,8 +3,8 @@
 Follows Ouyang et al. 2022, arXiv 2203.02155, section 3.5: the SFT model without its output layer, a
 linear head on the last token, −log σ(r_chosen − r_rejected).
 
-Departure: ``pooling="mean"`` reads the head at every token and averages. A model of 100,000 weights
-does not learn from a few thousand comparisons to gather an answer's faults in its last token.
+Departure: ``pooling="mean"`` reads the head at every token and averages: a short way from a fault
+to the reward, which a model of 100,000 weights learns sooner than to gather all in its last token.
 
 Leaves out: ensembles, and uncertainty of the reward.
 """
