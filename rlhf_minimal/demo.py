@@ -6,7 +6,8 @@ reward model run one after the other; what follows is independent and runs in se
 Every process has one thread: models this small lose more to a second one than they gain, and a run
 repeats to the last digit however many cores there are.
 
-Leaves out: a search for hyper-parameters; those below were chosen by hand on seeds 0 and 1.
+Leaves out: a search for hyper-parameters; those below were chosen by hand on seeds 0 and 1, by the
+win rates that the demo reports.
 """
 
 import copy
