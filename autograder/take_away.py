@@ -2,8 +2,9 @@
 
 Deleting a name would not do: other modules, default arguments and closures hold the same function.
 So the function itself is emptied: its code is replaced by one that raises, for whoever holds it.
-Classes lose the code of all their methods. This happens in the child, before student code runs,
-never in the judge.
+Classes lose the code of all their methods. A function that is no Python code (one of torch's, say)
+cannot be emptied; in each module that has it, one that raises stands in its place. This happens in
+the child, before student code runs, never in the judge.
 
 Leaves out: the text of the function on disk, which namespaces hide (``isolation.py``) or Landlock
 closes (``landlock.py``); where the system has neither, it can be read, as anyone can on the web.
@@ -36,11 +37,14 @@ def take_away(path: str) -> None:
     ):
         _empty(target, name, set())
         return
+    instead = types.FunctionType(_raising(name, 0), {}, name)
     for module in list(sys.modules.values()):  # nothing to empty: hide it by name
         for key, value in (
             list(vars(module).items()) if isinstance(module, types.ModuleType) else ()
         ):
-            if value is target:
+            if value is target and callable(target):
+                setattr(module, key, instead)
+            elif value is target:
                 delattr(module, key)
 
 

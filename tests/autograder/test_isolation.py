@@ -91,6 +91,27 @@ def test_the_answer_is_taken_away_from_all_who_hold_it(course):
     assert "tensor([1., 2.]) torch.Size([1])" in out.stdout
 
 
+def test_a_function_without_python_code_is_taken_away_with_the_same_sentence():
+    """torch's own attention, by every name it has, and from whoever imports it later."""
+    code = (
+        "import torch, torch.nn.functional as F\n"
+        "from autograder.take_away import take_away\n"
+        "take_away('torch.nn.functional:scaled_dot_product_attention')\n"
+        "from torch.nn.functional import scaled_dot_product_attention as imported\n"
+        "x = torch.ones(1, 1, 2, 2)\n"
+        "for call in (F.scaled_dot_product_attention, imported,\n"
+        "             torch._C._nn.scaled_dot_product_attention):\n"
+        "    try: call(x, x, value=x)\n"
+        "    except RuntimeError as error: print(error)\n"
+        "print(F.relu(torch.ones(1)))\n"
+    )
+    import subprocess
+
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.count("own `scaled_dot_product_attention` is taken away") == 3, out.stderr
+    assert "tensor([1.])" in out.stdout
+
+
 def test_what_is_not_there_cannot_be_taken_away():
     take_away("no_such_module:f")
     take_away("math:no_such_function")
