@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from rlhf_minimal.checks import check_nonnegative, check_positive, check_same_shape
-from rlhf_minimal.history import History, progress
-from rlhf_minimal.log_probs import answer_log_probs
-from rlhf_minimal.pairs import collate_answers, number_answers, train_on_pairs
+from rlhf_minimal.history import History
+from rlhf_minimal.pairs import train_on_pairs
+from rlhf_minimal.scoring import reference_log_probs
 
 __all__ = [
     "dpo_loss",
@@ -157,28 +157,6 @@ def reward_accuracy(chosen_rewards, rejected_rewards):
     check_same_shape(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
     wins = (chosen_rewards > rejected_rewards).float()
     return (wins + 0.5 * (chosen_rewards == rejected_rewards).float()).mean()
-
-
-@torch.no_grad()
-def reference_log_probs(reference, pairs, pad_id: int, batch_size: int = 64, show_progress=False):
-    """Both answers' summed log-probabilities under the frozen reference, ``(N, 2)``, computed once.
-
-    The reference never changes, so a pair seen in ten epochs needs it once, and the model can leave
-    memory before training starts. Answers of like length share a batch, which saves padding; one
-    that stands in several pairs is computed once.
-
-    Args:
-        batch_size: answers that go through the model at once.
-    """
-    answers, numbers = number_answers(pairs)
-    by_length = sorted(range(len(answers)), key=lambda i: sum(map(len, answers[i])))
-    device, result = next(reference.parameters()).device, torch.empty(len(answers))
-    for start in progress(range(0, len(answers), batch_size), "reference", show_progress):
-        rows = by_length[start : start + batch_size]
-        prompts, texts = zip(*(answers[i] for i in rows), strict=True)
-        batch = collate_answers(prompts, texts, pad_id, device)
-        result[rows] = answer_log_probs(reference, *batch).sum(-1).float().cpu()
-    return result[numbers]
 
 
 def train_dpo(

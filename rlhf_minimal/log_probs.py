@@ -9,7 +9,10 @@ course's GPT does, or an object that holds them, as transformers models do.
 Leaves out: models with an encoder, and packing several sequences into one row.
 """
 
+from functools import partial
+
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from rlhf_minimal.checks import check_mask, check_same_shape
 
@@ -176,7 +179,7 @@ def _counted(tokens, mask):
     return counts
 
 
-def answer_log_probs(model, tokens, attention_mask, mask, hidden=None):
+def answer_log_probs(model, tokens, attention_mask, mask, hidden=None, logits_chunk=None):
     """Token log-probabilities at the masked places only; the vocabulary is never scored elsewhere.
 
     Equal to ``token_log_probs`` of the full logits, with zeros where ``mask`` is 0, but the output
@@ -186,6 +189,8 @@ def answer_log_probs(model, tokens, attention_mask, mask, hidden=None):
         model: a :class:`~rlhf_minimal.gpt.GPT` or a transformers causal language model.
         tokens, attention_mask, mask: each ``(B, T)``.
         hidden: the model's :func:`hidden_states`, where they have been computed already.
+        logits_chunk: tokens whose logits are in memory at once, on the way back too, where they are
+            computed again; ``None``: all. At 32,000 words 128 tokens' are 16 MB in float32.
 
     Returns:
         ``(B, T - 1)``, zeros where the mask is 0.
@@ -194,10 +199,22 @@ def answer_log_probs(model, tokens, attention_mask, mask, hidden=None):
     counts = mask[:, 1:] != 0
     if hidden is None:
         hidden = hidden_states(model, tokens, attention_mask)
-    logits = _at_least_float32(model.get_output_embeddings()(hidden[:, :-1][counts]))  # (n, V)
-    chosen = logits.gather(-1, tokens[:, 1:][counts][:, None]).squeeze(-1)
-    result = torch.zeros(counts.shape, dtype=logits.dtype, device=logits.device)
-    return result.masked_scatter(counts, chosen - logits.logsumexp(-1))
+    places, targets = hidden[:, :-1][counts], tokens[:, 1:][counts]  # (n, D), (n,)
+    output_layer = model.get_output_embeddings()
+    if logits_chunk is None:
+        values = _score(output_layer, places, targets)
+    else:
+        parts = zip(places.split(logits_chunk), targets.split(logits_chunk), strict=True)
+        again = partial(checkpoint, _score, output_layer, use_reentrant=False)
+        values = torch.cat([again(*part) for part in parts])
+    result = torch.zeros(counts.shape, dtype=values.dtype, device=values.device)
+    return result.masked_scatter(counts, values)
+
+
+def _score(output_layer, places, targets):
+    """Log-probability of each target, ``(n,)``; the logits ``(n, V)`` are gone afterwards."""
+    logits = _at_least_float32(output_layer(places))
+    return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 def hidden_states(model, tokens, attention_mask):

@@ -8,20 +8,16 @@ Leaves out: sharing the prompt's computation between its answers.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from rlhf_minimal.checks import check_positive
+from rlhf_minimal.engine import Engine
 from rlhf_minimal.history import History, progress
 from rlhf_minimal.log_probs import answer_log_probs, pad_sequences, response_mask
-from rlhf_minimal.training import (
-    adamw,
-    apply_gradients,
-    learning_rate_factor,
-    minibatches,
-    set_learning_rate,
-)
+from rlhf_minimal.training import learning_rate_factor, minibatches
 
 __all__ = [
     "DistinctAnswers",
@@ -116,11 +112,16 @@ def number_answers(pairs):
     return list(rows), torch.tensor(numbers).view(-1, 2)
 
 
-def pair_log_probs(model, pairs, pad_id: int) -> PairLogProbs:
-    """Log π(answer | prompt) of both answers of each pair, in one forward pass."""
+def pair_log_probs(model, pairs, pad_id: int, score=None) -> PairLogProbs:
+    """Log π(answer | prompt) of both answers of each pair, in one forward pass.
+
+    Args:
+        score: called with tokens, attention mask and answer mask, in place of the model's
+            :func:`~rlhf_minimal.log_probs.answer_log_probs`.
+    """
     device = next(model.parameters()).device
     *batch, chosen, rejected = distinct_answers(pairs, pad_id, device)
-    sums = answer_log_probs(model, *batch).sum(-1)  # (N,)
+    sums = (score or partial(answer_log_probs, model))(*batch).sum(-1)  # (N,)
     lengths = batch[2][:, 1:].sum(-1)
     return PairLogProbs(sums[chosen], sums[rejected], lengths[chosen], lengths[rejected])
 
@@ -165,6 +166,7 @@ def train_on_pairs(
     show_progress: bool = True,
     label: str = "pairs",
     after_step=None,
+    engine: Engine | None = None,
 ) -> History:
     """The loop that all losses on pairs share.
 
@@ -176,42 +178,46 @@ def train_on_pairs(
             up to the whole's. ``None``: the whole batch.
         history: where to record; a :class:`History` with a path survives Ctrl-C on disk.
         after_step: called with the number of steps done, after each: save the model there.
+        engine: how a step is carried out; by default in this process alone. One that has done steps
+            before goes on from there, with the batches that it would have had.
     """
     check_positive(steps=steps, batch_size=batch_size, lr=lr)
     if micro_batch is not None:
         check_positive(micro_batch=micro_batch)
     history = history if history is not None else History()
-    optimizer = adamw(policy, lr)
+    engine = engine if engine is not None else Engine(policy, lr)
     generator = torch.Generator().manual_seed(seed)
-    batches = pair_batches(pairs, batch_size, steps, generator)
+    batches = list(pair_batches(pairs, batch_size, steps, generator))
     with history:
-        for step in progress(steps, label, show_progress):
-            rows = next(batches)
-            factor = learning_rate_factor(step, steps, warmup, schedule)
-            set_learning_rate(optimizer, lr * factor)
-            watched = _accumulate(policy, pairs, rows, pair_loss, micro_batch, pad_id)
-            norm = apply_gradients(optimizer)
-            history.record(step=step, **watched, grad_norm=norm, lr=lr * factor)
+        for step in progress(range(engine.steps_done, steps), label, show_progress):
+            rate = lr * learning_rate_factor(step, steps, warmup, schedule)
+            watched = _accumulate(engine, pairs, batches[step], pair_loss, micro_batch, pad_id)
+            norm = engine.step(rate)
+            history.record(step=step, **watched, grad_norm=norm, lr=rate)
             if after_step is not None:
                 after_step(step + 1)
     return history
 
 
-def _accumulate(policy, pairs, rows, pair_loss, micro_batch, pad_id) -> dict:
+def _accumulate(engine, pairs, rows, pair_loss, micro_batch, pad_id) -> dict:
     """Backward through one batch, part by part; returns its loss and watched numbers."""
     totals: dict[str, float] = {}
+    whole, rows = len(rows), engine.processes.share(rows)
     if micro_batch:  # pairs of like length share a part, which saves padding
         rows = torch.tensor(sorted(rows.tolist(), key=lambda i: pairs[i].longest))
-    for part in rows.split(micro_batch or len(rows)):
-        log_probs = pair_log_probs(policy, [pairs[i] for i in part.tolist()], pad_id)
-        value, watched = pair_loss(log_probs, part)
-        share = len(part) / len(rows)
-        if not math.isfinite(value.item()):
-            raise FloatingPointError(
-                f"the loss is {value.item()} on pairs {part.tolist()}: a learning rate too high, "
-                "or a bad pair"
-            )
-        (value * share).backward()
+    parts = rows.split(micro_batch or len(rows))
+    for index, part in enumerate(parts, start=1):
+        with engine.part(last=index == len(parts)):
+            chosen_pairs = [pairs[i] for i in part.tolist()]
+            log_probs = pair_log_probs(engine.policy, chosen_pairs, pad_id, engine.score)
+            value, watched = pair_loss(log_probs, part)
+            if not math.isfinite(value.item()):
+                raise FloatingPointError(
+                    f"the loss is {value.item()} on pairs {part.tolist()}: a learning rate too "
+                    "high, or a bad pair"
+                )
+            share = len(part) / whole
+            engine.backward(value * share)
         for name, number in {"loss": value.detach(), **watched}.items():
             totals[name] = totals.get(name, 0.0) + share * float(number)
-    return totals
+    return engine.processes.total(totals)

@@ -1,6 +1,6 @@
 """What every training loop shares: an optimizer, a schedule, shuffled batches, one safe step.
 
-Leaves out: mixed precision and several devices; they come with the lesson on large models.
+Leaves out: several processes, which :mod:`rlhf_minimal.engine` adds.
 """
 
 import math
@@ -108,13 +108,25 @@ def optimizer_step(optimizer, loss, max_norm: float = 1.0) -> float:
     return apply_gradients(optimizer, max_norm)
 
 
-def apply_gradients(optimizer, max_norm: float = 1.0) -> float:
-    """Clip the gradients that have been accumulated, step, clear; returns the norm before."""
+def apply_gradients(optimizer, max_norm: float = 1.0, scaler=None) -> float:
+    """Clip the gradients that have been accumulated, step, clear; returns the norm before.
+
+    Args:
+        scaler: a ``torch.amp.GradScaler`` whose scale the loss carried. Float16 ends at 65,504: a
+            gradient beyond it makes no step and a smaller scale, and the run goes on.
+    """
+    scaled = scaler is not None and scaler.is_enabled()
+    if scaled:
+        scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm).item()
-    if not math.isfinite(norm):
-        optimizer.zero_grad(set_to_none=True)
-        raise FloatingPointError(f"the gradient's norm is {norm}; the weights are untouched")
-    optimizer.step()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    norm = getattr(norm, "full_tensor", lambda: norm)().item()  # of all shards, where sharded
+    if scaled:
+        scaler.step(optimizer)
+        scaler.update()
+    elif math.isfinite(norm):
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    if not scaled and not math.isfinite(norm):
+        raise FloatingPointError(f"the gradient's norm is {norm}; the weights are untouched")
     return norm

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_llama import tiny_model, tiny_tokenizer
 
-from rlhf_minimal import pairs as pairs_module
 from rlhf_minimal.dpo import dpo_loss, reference_log_probs
 from rlhf_minimal.dpo_cli import add_dpo_command
+from rlhf_minimal.engine import Engine
 from rlhf_minimal.held_out import (
     held_out_report,
     mean_interval,
@@ -121,15 +121,15 @@ def test_the_same_seed_gives_the_same_numbers(finished, folder, tmp_path):
 def test_a_run_that_is_interrupted_leaves_its_history_and_model(
     folder, tmp_path, monkeypatch, capsys
 ):
-    steps, apply_gradients = [], pairs_module.apply_gradients
+    steps, step = [], Engine.step
 
-    def press_ctrl_c_at_the_fourth_step(optimizer):
+    def press_ctrl_c_at_the_fourth_step(engine, lr):
         steps.append(1)
         if len(steps) == 4:
             raise KeyboardInterrupt
-        return apply_gradients(optimizer)
+        return step(engine, lr)
 
-    monkeypatch.setattr(pairs_module, "apply_gradients", press_ctrl_c_at_the_fourth_step)
+    monkeypatch.setattr(Engine, "step", press_ctrl_c_at_the_fourth_step)
     assert main(*options(folder, tmp_path)) == 130
     history = History.load(tmp_path / "history.json")
     assert (len(history), history.interrupted) == (3, True)
@@ -141,16 +141,16 @@ def test_a_run_that_is_interrupted_leaves_its_history_and_model(
 
 
 def test_save_every_saves_the_model_on_the_way(folder, tmp_path, monkeypatch):
-    saved_at, apply_gradients, done = [], pairs_module.apply_gradients, []
+    saved_at, step, done = [], Engine.step, []
 
-    def fail_at_the_fourth_step(optimizer):
+    def fail_at_the_fourth_step(engine, lr):
         done.append(1)
         saved_at.append((tmp_path / "model" / "config.json").exists())
         if len(done) == 4:
             raise FloatingPointError("the loss is nan")
-        return apply_gradients(optimizer)
+        return step(engine, lr)
 
-    monkeypatch.setattr(pairs_module, "apply_gradients", fail_at_the_fourth_step)
+    monkeypatch.setattr(Engine, "step", fail_at_the_fourth_step)
     assert main(*options(folder, tmp_path), "--save-every", 2) == 2
     assert saved_at == [False, False, True, True]
     assert len(History.load(tmp_path / "history.json")) == 3
@@ -218,12 +218,12 @@ def random_pairs(count, seed=0):
 def test_gradients_of_micro_batches_add_up_to_the_batch_s(micro_batch, monkeypatch):
     gradients = []
 
-    def keep_gradients(optimizer):
-        gradients.append([p.grad.clone() for p in optimizer.param_groups[0]["params"]])
-        optimizer.zero_grad()
+    def keep_gradients(engine, lr):
+        gradients.append([p.grad.clone() for p in engine.optimizer.param_groups[0]["params"]])
+        engine.optimizer.zero_grad()
         return 0.0
 
-    monkeypatch.setattr(pairs_module, "apply_gradients", keep_gradients)
+    monkeypatch.setattr(Engine, "step", keep_gradients)
     pairs, losses = random_pairs(7), []
     reference = torch.zeros(7, 2, dtype=torch.float64)
 
