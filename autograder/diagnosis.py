@@ -11,7 +11,7 @@ Leaves out: deciding. What is said here changes no mark.
 from autograder.compare import leaves_of
 from autograder.expectation import same
 from autograder.pasteable import as_code, as_text, size_of
-from autograder.patterns import pattern_of
+from autograder.patterns import gap_of, pattern_of
 
 __all__ = ["explain", "explain_end"]
 
@@ -131,6 +131,8 @@ def explain(exercise, expectation, found) -> dict:
             "expected": as_text(pattern.path, pattern.expected),
             "got": as_text(pattern.path, pattern.got),
         }
+        if words["expected"] == words["got"] and (gap := gap_of(pattern.expected, pattern.got)):
+            words["hints"] = [*words["hints"], f"They print alike and are {gap:.1g} apart at most."]
     if mistake is not None:
         told = "error" not in got and not words["headline"].endswith("is not what is expected.")
         words["hints"] = [words["headline"]] if told else []

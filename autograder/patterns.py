@@ -12,7 +12,7 @@ from autograder.compare import Difference, differences, leaves_of
 from autograder.factors import CLOSE, all_close, factor_of
 from autograder.wire import Other, Record
 
-__all__ = ["Pattern", "pattern_of"]
+__all__ = ["Pattern", "gap_of", "pattern_of"]
 
 INPUTS = "inputs_after"
 @dataclasses.dataclass
@@ -45,6 +45,14 @@ def pattern_of(triples, tolerance) -> Pattern:
     return pattern
 
 
+def gap_of(expected, got) -> float:
+    """The largest difference of two tensors of numbers, or of two numbers; 0 for anything else."""
+    sides = [torch.as_tensor(x) for x in (expected, got) if isinstance(x, torch.Tensor | float)]
+    if len(sides) < 2 or sides[0].shape != sides[1].shape or not sides[0].numel():
+        return 0.0
+    return float((sides[0].double() - sides[1].double()).abs().nan_to_num().max())
+
+
 def _by_kind(d: Difference) -> str:
     """Sentences that need no arithmetic."""
     name = f"`{d.path}`" if d.path else "The result"
@@ -61,7 +69,9 @@ def _by_kind(d: Difference) -> str:
     if d.kind == "dtype":
         return f"{name} has dtype {d.got.dtype}; {d.expected.dtype} is asked."
     if d.kind == "type":
-        return f"{name} is {_kind(d.got)}; {_kind(d.expected)} is asked."
+        plain = isinstance(d.expected, torch.Tensor) and isinstance(d.got, int | float)
+        why = " (`.item()` and `float` make a plain number, which has no gradient)" if plain else ""
+        return f"{name} is {_kind(d.got)}; {_kind(d.expected)} is asked{why}."
     if d.kind == "length":
         return f"{name} has {len(d.got)} entries; {len(d.expected)} are asked."
     if d.kind == "missing":

@@ -114,3 +114,10 @@ def test_the_smallest_failing_case_is_shown():
         a=(x := g.normal(g.integer(2, 30))), b=x + 1, scale=1.0))
     shown = words["case"].count(",")
     assert shown < 30
+
+
+def test_numbers_that_print_alike_are_said_to_differ():
+    words = said(product, lambda a, b, scale: a * b + 1e-5 * torch.arange(len(a)), pair)
+    assert words["expected"] == words["got"]
+    assert any(hint.startswith("They print alike and are ") for hint in words["hints"])
+    assert not any("alike" in hint for hint in said(product, lambda a, b, scale: a, pair)["hints"])
