@@ -3,7 +3,7 @@
 What differs from the toy world is the format. Each chat model was trained on its own marks around
 every turn (its *chat template*); log-probabilities of text without them are those of another task.
 
-Leaves out: 4-bit weights and adapters, which come with the lesson on a 7B model, and packing.
+Leaves out: adapters, which are in :mod:`rlhf_minimal.lora`, and packing.
 """
 
 import importlib.util
@@ -11,15 +11,19 @@ import warnings
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from rlhf_minimal.memory import empty_model
 from rlhf_minimal.pairs import TokenPair
 from rlhf_minimal.preferences import split_conversation
+from rlhf_minimal.quantized import SKIP, check_widths, quantize_model, same_numbers_everywhere
 
 __all__ = ["chat_tokens", "load_model", "padding_id", "tokenize_preferences"]
 
 
-def load_model(path_or_hub_id, gguf_file=None, dtype=torch.float32, device=None):
+def load_model(
+    path_or_hub_id, gguf_file=None, dtype=torch.float32, device=None, quantize: bool = False
+):
     """A causal language model and its tokenizer, ready to train.
 
     Args:
@@ -28,6 +32,8 @@ def load_model(path_or_hub_id, gguf_file=None, dtype=torch.float32, device=None)
         gguf_file: the name of a GGUF file in that directory; its weights become ``dtype``.
         dtype: of the weights. On a CPU always float32: bfloat16 is three to five times slower.
         device: where to; a GPU if there is one, else the CPU.
+        quantize: keep linear layers but the output layer in 4 bits (NF4, scales doubly quantised).
+            A checkpoint that is in 4 bits already stays as it is.
 
     Returns:
         ``(model, tokenizer)``. Dropout is off and stays off: preference losses compare the
@@ -43,20 +49,52 @@ def load_model(path_or_hub_id, gguf_file=None, dtype=torch.float32, device=None)
         warnings.warn(f"{dtype} is slow on a CPU; loading the model in float32", stacklevel=2)
         dtype = torch.float32
     source, options = _locate(path_or_hub_id, gguf_file)
+    on_load = _four_bit_options(source, dtype, device) if quantize and not options else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options, **on_load)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OSError(
-            f"cannot load {str(path_or_hub_id)!r}: {reason} Give a directory that holds a model "
-            "or the name of a model on the Hugging Face hub and a network to reach it."
-        ) from error
+        raise OSError(_why_not_loaded(path_or_hub_id, error)) from error
     if options:
         _forget_quantization(model)
+    if quantize and not hasattr(model.config, "quantization_config"):
+        quantize_model(model, dtype, device)
+    same_numbers_everywhere(model)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval(), tokenizer
+
+
+def _four_bit_options(source, dtype, device) -> dict:
+    """What makes transformers quantise while it reads, so that the weights never stand whole."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return {}
+    config = AutoConfig.from_pretrained(source)
+    if hasattr(config, "quantization_config"):
+        return {"device_map": {"": device}}
+    check_widths(empty_model(config), device)
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",  # load_in_4bit alone gives FP4
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(SKIP),
+    )
+    return {"quantization_config": four_bits, "device_map": {"": device}}
+
+
+def _why_not_loaded(name, error) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "gated" in str(error).lower():
+        return (
+            f"{str(name)!r} is behind a licence: log in on huggingface.co, accept it on the "
+            "model's page, make a read token (Settings, Access Tokens), and run `hf auth login` or "
+            "set HF_TOKEN"
+        )
+    return (
+        f"cannot load {str(name)!r}: {reason} Give a directory that holds a model "
+        "or the name of a model on the Hugging Face hub and a network to reach it."
+    )
 
 
 def _locate(path_or_hub_id, gguf_file) -> tuple[str, dict]:

@@ -4,7 +4,8 @@ Follows Hu et al. 2021, arXiv 2106.09685: h = W·x + (α/r)·B·A·x, W frozen, 
 training starts at the frozen model itself. With the adapters switched off the model *is* the frozen
 one, so a preference loss needs no second copy for its reference.
 
-Leaves out: adapters on embeddings and convolutions, and a learning rate of its own for B.
+Leaves out: adapters on embeddings and convolutions, and a learning rate of its own for B. Saving
+and loading are in :mod:`rlhf_minimal.checkpoints`.
 """
 
 import math
@@ -12,8 +13,6 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from rlhf_minimal.checks import check_positive
@@ -23,11 +22,11 @@ __all__ = [
     "adapters_disabled",
     "add_lora",
     "linear_layers",
-    "load_lora",
+    "lora_layers",
     "lora_parameters",
     "merge_lora",
-    "save_lora",
     "unmerge_lora",
+    "unpacked_weight",
 ]
 
 
@@ -89,7 +88,8 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def merged_linear(self) -> nn.Linear:
         """One plain layer that computes the same, W + (α/r)·B·A, in the base's own type."""
-        weight = _full_weight(self.base)
+        weight = unpacked_weight(self.base)
+        weight = self.base.weight if weight is None else weight
         update = self.scaling * (self.lora_b @ self.lora_a)
         linear = nn.Linear(self.in_features, self.out_features, bias=self.base.bias is not None)
         merged = (weight.float() + update).to(weight.dtype)
@@ -104,16 +104,16 @@ def _tensors(module):
     yield from module.buffers()
 
 
-def _full_weight(base):
-    """The base's weight unpacked, in the type it computes in."""
-    if hasattr(base, "weight_as"):
-        return base.weight_as(base.dtype)
-    state = getattr(base.weight, "quant_state", None)
+def unpacked_weight(layer):
+    """A 4-bit layer's whole weight, in the type it computes in; ``None`` for any other layer."""
+    if hasattr(layer, "weight_as"):
+        return layer.weight_as(layer.dtype)
+    state = getattr(getattr(layer, "weight", None), "quant_state", None)
     if state is None:
-        return base.weight.detach()
+        return None
     from bitsandbytes.functional import dequantize_4bit
 
-    return dequantize_4bit(base.weight.data, state)
+    return dequantize_4bit(layer.weight.data, state)
 
 
 def linear_layers(model) -> dict[str, nn.Module]:
@@ -164,7 +164,12 @@ def add_lora(model, targets, rank: int, alpha: float, dropout: float = 0.0, seed
     return model
 
 
-def _adapters(model) -> dict[str, LoRALinear]:
+def lora_layers(model) -> dict[str, LoRALinear]:
+    """The adapted layers by name.
+
+    Raises:
+        ValueError: there are none.
+    """
     found = {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
     if not found:
         raise ValueError("the model has no adapters; add_lora puts them there")
@@ -175,7 +180,7 @@ def lora_parameters(model) -> dict[str, nn.Parameter]:
     """The trainable matrices by name: ``…q_proj.lora_a`` and ``…q_proj.lora_b``."""
     return {
         f"{name}.{part}": getattr(layer, part)
-        for name, layer in _adapters(model).items()
+        for name, layer in lora_layers(model).items()
         for part in ("lora_a", "lora_b")
     }
 
@@ -187,7 +192,7 @@ def adapters_disabled(model):
     Whatever happens inside, each adapter is afterwards as it was. Training inside would leave the
     adapters where they are: nothing of the loss depends on them.
     """
-    layers = _adapters(model).values()
+    layers = lora_layers(model).values()
     before = [layer.enabled for layer in layers]
     try:
         for layer in layers:
@@ -207,7 +212,7 @@ def merge_lora(model):
     Returns:
         The model. Its answers differ from before by rounding alone.
     """
-    for name, layer in _adapters(model).items():
+    for name, layer in lora_layers(model).items():
         merged = layer.merged_linear()
         merged.__dict__["unmerged"] = layer  # not a submodule: no part of the model's state
         parent, _, last = name.rpartition(".")
@@ -237,33 +242,3 @@ def _untie(model, layer, merged) -> None:
         merged.__dict__["was_tied"] = True
         if hasattr(model, "config"):
             model.config.tie_word_embeddings = False
-
-
-def save_lora(model, path) -> None:
-    """Write the adapters, and nothing else, as safetensors, with rank and scale beside each."""
-    facts = {name: f"{a.rank} {a.alpha}" for name, a in _adapters(model).items()}
-    tensors = {n: p.detach().cpu().contiguous() for n, p in lora_parameters(model).items()}
-    save_file(tensors, path, metadata=facts)
-
-
-@torch.no_grad()
-def load_lora(model, path) -> None:
-    """Read adapters into a model that has the same ones.
-
-    Raises:
-        ValueError: layers, shapes, ranks or scales differ; the message names the first.
-    """
-    wanted = lora_parameters(model)
-    facts = {name: f"{a.rank} {a.alpha}" for name, a in _adapters(model).items()}
-    with safe_open(path, framework="pt") as file:
-        differing = sorted(set(wanted) ^ set(file.keys()))
-        if differing:
-            raise ValueError(f"{path} and the model do not have the same adapters: {differing[0]}")
-        saved = file.metadata() or {}
-        for name, fact in facts.items():
-            if saved.get(name) != fact:
-                raise ValueError(
-                    f"{name} has rank and alpha {saved.get(name)} in {path} and {fact} in the model"
-                )
-        for name, parameter in wanted.items():
-            parameter.copy_(file.get_tensor(name))

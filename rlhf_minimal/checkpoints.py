@@ -1,0 +1,197 @@
+"""What a run leaves on disk: adapters, a merged model, and the state from which it can go on.
+
+Every file appears whole or not at all: it is written beside its place, then moved there.
+
+Leaves out: keeping several states, and formats other than safetensors and torch's own.
+"""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rlhf_minimal.lora import LoRALinear, lora_layers, lora_parameters, unpacked_weight
+
+__all__ = [
+    "load_lora",
+    "read_state",
+    "restore_state",
+    "save_lora",
+    "save_merged",
+    "save_state",
+]
+
+
+def _facts(model) -> dict[str, str]:
+    return {name: f"{layer.rank} {layer.alpha}" for name, layer in lora_layers(model).items()}
+
+
+def save_lora(model, path) -> None:
+    """Write the adapters, and nothing else, as safetensors, with rank and scale beside each."""
+    tensors = {n: p.detach().cpu().contiguous() for n, p in lora_parameters(model).items()}
+    _replace(path, lambda beside: save_file(tensors, beside, metadata=_facts(model)))
+
+
+@torch.no_grad()
+def load_lora(model, path) -> None:
+    """Read adapters into a model that has the same ones.
+
+    Raises:
+        ValueError: layers, ranks or scales differ; the message names the first.
+    """
+    wanted = lora_parameters(model)
+    with safe_open(path, framework="pt") as file:
+        differing = sorted(set(wanted) ^ set(file.keys()))
+        if differing:
+            raise ValueError(f"{path} and the model do not have the same adapters: {differing[0]}")
+        saved = file.metadata() or {}
+        for name, fact in _facts(model).items():
+            if saved.get(name) != fact:
+                raise ValueError(
+                    f"{name} has rank and alpha {saved.get(name)} in {path} and {fact} in the model"
+                )
+        for name, parameter in wanted.items():
+            parameter.copy_(file.get_tensor(name))
+
+
+def save_merged(model, tokenizer, folder, dtype=None, shard_bytes: int = 2 * 10**9) -> None:
+    """Write W + (α/r)·B·A as a plain checkpoint that transformers loads, a few layers at a time.
+
+    A 7B model in 16 bits is 14.5 GB, more than the GPU that trained its adapters has left and more
+    than Colab's main memory. So it never stands whole anywhere but on the disk.
+
+    Args:
+        dtype: of the weights; the model's own by default.
+        shard_bytes: size of one file, and about what is in memory at once.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = dtype or model.dtype
+    shard, places, size, total = {}, {}, 0, 0
+
+    def write():
+        name = f"model-{len(set(places.values())) + 1:05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        places.update(dict.fromkeys(shard, name))
+        shard.clear()
+
+    for name, tensor in _merged_tensors(model, dtype):
+        shard[name] = tensor
+        size, total = size + tensor.nbytes, total + tensor.nbytes
+        if size >= shard_bytes:
+            write()
+            size = 0
+    if shard:
+        write()
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    _merged_config(model, places, dtype).save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _merged_tensors(model, dtype):
+    """Names and values of the plain model, one at a time, on the CPU; a shared tensor once."""
+    seen, inside = set(), ()
+    for prefix, module in model.named_modules():
+        if inside and prefix.startswith(inside):
+            continue
+        if isinstance(module, LoRALinear):
+            inside, own = (*inside, f"{prefix}."), module.merged_linear().state_dict()
+        elif (weight := unpacked_weight(module)) is not None:
+            own = {"weight": weight} | ({} if module.bias is None else {"bias": module.bias})
+        else:
+            own = _own_tensors(module, seen)
+        for name, tensor in own.items():
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            yield f"{prefix}.{name}".lstrip("."), tensor.detach().to("cpu", kind).contiguous()
+
+
+def _own_tensors(module, seen: set) -> dict:
+    """Parameters and saved buffers of the module itself, without those that another one has too."""
+    own = dict(module.named_parameters(recurse=False))
+    skip = module._non_persistent_buffers_set
+    own |= {n: b for n, b in module.named_buffers(recurse=False) if n not in skip}
+    fresh = {name: tensor for name, tensor in own.items() if id(tensor) not in seen}
+    seen.update(map(id, own.values()))
+    return fresh
+
+
+def _merged_config(model, names, dtype):
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.dtype = dtype
+    if "lm_head.weight" in names:
+        config.tie_word_embeddings = False
+    return config
+
+
+def save_state(path, engine, history, settings: dict, **kept) -> None:
+    """Write all that the rest of a run depends on: weights, optimizer, scale, randomness, rows.
+
+    Args:
+        settings: plain values that must be the same when the run goes on.
+        kept: tensors and plain values to have again, such as the reference's log-probabilities.
+    """
+    state = {
+        "settings": settings,
+        "kept": kept,
+        "steps_done": engine.steps_done,
+        "weights": {n: p.detach() for n, p in engine.policy.named_parameters() if p.requires_grad},
+        "optimizer": engine.optimizer.state_dict(),
+        "scaler": engine.scaler.state_dict(),
+        "randomness": torch.get_rng_state(),
+        "gpu_randomness": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "rows": history.rows,
+    }
+    _replace(path, lambda beside: torch.save(state, beside))
+
+
+def read_state(path, settings: dict) -> dict:
+    """What :func:`save_state` wrote, on the CPU.
+
+    Raises:
+        ValueError: the file is damaged, or the run it belongs to had other settings.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        before = state["settings"]
+    except (RuntimeError, KeyError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a state to go on from: {error}") from error
+    for name in sorted(before.keys() | settings.keys()):
+        if before.get(name) != settings.get(name):
+            raise ValueError(
+                f"the interrupted run had {name} = {before.get(name)!r}, this one has "
+                f"{settings.get(name)!r}; give the same, or another folder"
+            )
+    return state
+
+
+@torch.no_grad()
+def restore_state(state: dict, engine, history) -> None:
+    """Put a state back: the run then goes on as if it had never stopped."""
+    weights = dict(engine.policy.named_parameters())
+    for name, value in state["weights"].items():
+        weights[name].copy_(value)
+    engine.optimizer.load_state_dict(state["optimizer"])
+    engine.scaler.load_state_dict(state["scaler"])
+    engine.steps_done = state["steps_done"]
+    history.rows = state["rows"]
+    torch.set_rng_state(state["randomness"])
+    if state["gpu_randomness"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["gpu_randomness"])
+
+
+def _replace(path, write) -> None:
+    """``write`` to a file beside ``path``, then put it in its place in one step."""
+    path = Path(path)
+    beside = path.with_name(path.name + ".partial")
+    write(beside)
+    os.replace(beside, path)

@@ -1,0 +1,172 @@
+"""The memory ledger: what a training run will hold, by kind, before anything is loaded.
+
+The first question about a 7B model is not how to train it but whether it fits. Everything here is
+arithmetic on the model's shapes, which its configuration gives without its weights. What each kind
+costs follows Dettmers et al. 2023 (QLoRA), arXiv 2305.14314, for weights and adapters, and Chen et
+al. 2016, arXiv 1604.06174, for checkpointed activations.
+
+Leaves out: the driver's own share of a GPU (some 0.3 to 0.6 GiB), gaps between allocations, and the
+peak while a checkpoint is being read.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from rlhf_minimal.checks import check_positive
+from rlhf_minimal.lora import linear_layers
+from rlhf_minimal.nf4 import bits_per_weight
+
+__all__ = [
+    "available_bytes",
+    "check_fits",
+    "empty_model",
+    "ledger_text",
+    "memory_ledger",
+    "peak_bytes",
+]
+
+GIB = 2**30
+
+
+def empty_model(config):
+    """A transformers model of that configuration without weights: shapes only, in seconds."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def memory_ledger(
+    model,
+    *,
+    quantize: bool = False,
+    weight_bytes: int = 2,
+    lora_rank: int | None = None,
+    targets=(),
+    optimizer_bytes: int = 8,
+    sequences: int = 2,
+    length: int = 256,
+    logits_chunk: int | None = 128,
+    checkpointing: bool = True,
+) -> dict[str, int]:
+    """Bytes by kind, at the worst moment of a training step.
+
+    Args:
+        model: a causal language model; :func:`empty_model`'s will do.
+        quantize: linear layers but the output layer in 4 bits, scales doubly quantised.
+        weight_bytes: of one weight that is not in 4 bits, and of one activation: 2 or 4.
+        lora_rank: adapters' rank; ``None`` trains all weights.
+        targets: layers with adapters, as for :func:`~rlhf_minimal.lora.add_lora`.
+        optimizer_bytes: AdamW's state for one trained weight: 8 in float32, 2 in 8 bits.
+        sequences, length: answers in memory at once (two a pair) and tokens of each.
+        logits_chunk: tokens whose logits are in memory at once; ``None``: all.
+        checkpointing: keep the layers' inputs only, and compute a layer again on its way back.
+    """
+    check_positive(weight_bytes=weight_bytes, sequences=sequences, length=length)
+    layers = linear_layers(model)
+    total = sum(p.numel() for p in model.parameters())
+    packed = [
+        layer.in_features * layer.out_features
+        for name, layer in layers.items()
+        if quantize and name.rpartition(".")[2] != "lm_head"
+    ]
+    if lora_rank is None:
+        trained, trained_bytes = total, 0  # counted as weights already
+    else:
+        adapted = [m for name, m in layers.items() if name.rpartition(".")[2] in targets]
+        trained = sum(lora_rank * (m.in_features + m.out_features) for m in adapted)
+        trained_bytes = 4 * trained
+    gradient_bytes = weight_bytes if lora_rank is None else 4
+    ledger = {
+        "weights in 4 bits, scales included": round(sum(packed) * bits_per_weight() / 8),
+        f"weights in {8 * weight_bytes} bits": (total - sum(packed)) * weight_bytes,
+        "adapters, float32": trained_bytes,
+        "gradients": trained * gradient_bytes,
+        "optimizer": trained * optimizer_bytes,
+        "one 4-bit weight unpacked": max(packed, default=0) * weight_bytes,
+        "logits and their gradient": _logits(model, sequences, length, logits_chunk, weight_bytes),
+        "activations": _activations(
+            model.config,
+            sequences * length,
+            weight_bytes,
+            targets if lora_rank else (),
+            checkpointing,
+        ),
+    }
+    return {kind: size for kind, size in ledger.items() if size}
+
+
+def _logits(model, sequences, length, chunk, weight_bytes) -> int:
+    """As the layer gives them, in float32, their exponentials, and the gradient."""
+    tokens = sequences * length if chunk is None else min(chunk, sequences * length)
+    return tokens * model.config.vocab_size * (weight_bytes + 3 * 4)
+
+
+def _activations(config, tokens, weight_bytes, targets, checkpointing) -> int:
+    """Inputs of all layers, and the inside of one: or of all, without checkpointing."""
+    width, inner = config.hidden_size, config.intermediate_size
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    kv_width = width * kv_heads // heads
+    norms = 2 * width * (4 + weight_bytes)  # computed in float32
+    attention = (4 * width + 4 * kv_width) * weight_bytes  # q, k before and after rotation, v, out
+    feed_forward = 4 * inner * weight_bytes  # gate, its activation, up, their product
+    inputs = {"down_proj": inner}  # an adapter keeps its own input, dropped out, in float32
+    adapters = sum((4 + weight_bytes) * inputs.get(t, width) for t in targets if t != "lm_head")
+    inside = norms + attention + feed_forward + adapters
+    layer_input, depth = width * weight_bytes, config.num_hidden_layers
+    if checkpointing:
+        return tokens * (depth * layer_input + 2 * inside)  # twice: values, and their gradients
+    return tokens * depth * (layer_input + inside)
+
+
+def ledger_text(ledger: dict[str, int]) -> str:
+    """The ledger as a table in GiB, with its sum."""
+    rows = [*ledger.items(), ("all", sum(ledger.values()))]
+    return "\n".join(f"{kind:36}{size / GIB:9.3f} GiB" for kind, size in rows)
+
+
+def available_bytes(device) -> int | None:
+    """Memory free on a GPU, or for this process on the host; ``None`` where it cannot be told."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvail")), free)
+    except (OSError, ValueError, AttributeError):
+        return None
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit.is_file() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def check_fits(ledger: dict[str, int], available: int | None) -> None:
+    """Refuse a run that cannot fit, before its weights are loaded.
+
+    Raises:
+        MemoryError: it needs more than there is; the message says what is large, and what helps.
+    """
+    needed = sum(ledger.values())
+    if available is None or needed <= available:
+        return
+    largest = max(ledger, key=ledger.get)
+    raise MemoryError(
+        f"the run needs {needed / GIB:.1f} GiB and {available / GIB:.1f} GiB are free; the largest "
+        f"part is {largest}, {ledger[largest] / GIB:.1f} GiB. 4-bit weights, adapters, shorter "
+        "sequences or a smaller model need less"
+    )
+
+
+def peak_bytes(device) -> int | None:
+    """The most that tensors held on a GPU, or that this process held on the host, so far."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

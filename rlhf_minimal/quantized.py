@@ -1,0 +1,130 @@
+"""Real models with 4-bit weights: bitsandbytes' layers where it is there, else the course's own.
+
+Both hold the same bits (see :mod:`rlhf_minimal.nf4`). On a GPU the products are bitsandbytes',
+whose kernels unpack in pieces; on a CPU either will do.
+
+Leaves out: FP4, 8-bit weights, and choosing block sizes.
+"""
+
+import importlib.util
+
+import torch
+from torch import nn
+
+from rlhf_minimal.lora import LoRALinear
+from rlhf_minimal.nf4 import NF4Linear
+
+__all__ = ["check_widths", "compute_dtype", "prepare_for_training", "quantize_model", "to_nf4"]
+
+SKIP = ("lm_head",)  # its errors would go straight into every log-probability
+CPU_WIDTH = 64
+
+
+def compute_dtype(device, asked: str | None = None) -> torch.dtype:
+    """The type to compute in: float32 on a CPU; on a GPU bfloat16 where it has it, else float16.
+
+    Args:
+        asked: "float32", "float16" or "bfloat16"; ``None`` chooses.
+
+    Raises:
+        ValueError: bfloat16 on a GPU without units for it, where it would be emulated.
+    """
+    if torch.device(device).type == "cpu":
+        return torch.float32
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    if asked == "bfloat16" and not native:
+        raise ValueError(
+            f"{torch.cuda.get_device_name(device)} has no bfloat16 units; ask for float16 "
+            "(the loss is then scaled)"
+        )
+    if asked is not None:
+        return getattr(torch, asked)
+    return torch.bfloat16 if native else torch.float16
+
+
+def check_widths(model, device) -> None:
+    """Refuse layers that bitsandbytes unpacks wrongly on some CPUs, without a word.
+
+    Its CPU kernel for wide registers takes a row for whole blocks of 64: in a layer of 352 inputs
+    nine values in ten come out wrong. The course's own :func:`~rlhf_minimal.nf4.dequantize_nf4`
+    has no such limit, nor have its kernels for GPUs.
+
+    Raises:
+        ValueError: a layer whose input width is no multiple of 64; the message names it.
+    """
+    if torch.device(device).type != "cpu":
+        return
+    for name, layer in _linears(model):
+        if layer.in_features % CPU_WIDTH:
+            raise ValueError(
+                f"{name} has {layer.in_features} inputs, no multiple of {CPU_WIDTH}: bitsandbytes "
+                "unpacks such 4-bit layers wrongly on a CPU. Use a GPU, a model with other widths, "
+                "or the course's own layers (rlhf_minimal.nf4.quantize_linears)"
+            )
+
+
+def _linears(model):
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear and name.rpartition(".")[2] not in SKIP:
+            yield name, module
+
+
+def to_nf4(linear: nn.Linear, dtype, device):
+    """One layer with its weight in 4 bits, on ``device``, computing in ``dtype``."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        if torch.device(device).type != "cpu":
+            raise ImportError("4-bit weights on a GPU need bitsandbytes: pip install bitsandbytes")
+        return NF4Linear(linear.to(dtype))
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    sizes = linear.in_features, linear.out_features
+    layer = Linear4bit(*sizes, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
+    layer.weight = Params4bit(
+        linear.weight.detach().to(dtype), requires_grad=False, quant_type="nf4"
+    )
+    layer.bias = linear.bias
+    return layer.to(device)
+
+
+def quantize_model(model, dtype, device):
+    """Every linear layer but the output layer in 4 bits, in place, layer by layer.
+
+    Raises:
+        ValueError: see :func:`check_widths`.
+    """
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        check_widths(model, device)
+    for name, layer in list(_linears(model)):
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, to_nf4(layer, dtype, device))
+    same_numbers_everywhere(model)
+    return model.to(device)
+
+
+def same_numbers_everywhere(model) -> None:
+    """On CPUs with bfloat16 units bitsandbytes computes in bfloat16, but only without gradients.
+
+    The reference's log-probabilities would then be of another precision than the policy's, and the
+    difference would look like something learnt.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def prepare_for_training(model, checkpointing: bool = True):
+    """Adapters' dropout on, everything else as in inference, activations checkpointed. In place.
+
+    Dropout of the model's own stays off: it would add noise to one side of every log-ratio.
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, LoRALinear):
+            module.dropout.train()
+    model.config.use_cache = False
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for module in model.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = True  # the layer itself, which checks it; not what is inside
+    return model
