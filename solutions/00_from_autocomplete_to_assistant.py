@@ -592,12 +592,12 @@ print(f"(counted with {whose(win_rate)} win_rate: a tie of scores is half right)
 
 # %% [markdown]
 # Look at the second bar: one rater who scores *both* answers is nearly as good as one
-# who compares. What is lost there is only the rounding, two answers that are both "a
-# 7". What does the damage is putting scores of different people side by side. That
-# comparisons need no common scale is an old idea (Thurstone 1927), and Christiano et
-# al. (2017, section 3.3) report it from practice: people found consistent comparisons
-# easier to give than consistent scores, and on their continuous control tasks learning
-# from comparisons worked much better.
+# who compares. What is lost there is only what falls together: two answers that are both
+# "a 7", or off the scale. What does the damage is putting scores of different people
+# side by side. That comparisons need no common scale is an old idea (Thurstone 1927),
+# and Christiano et al. (2017, section 3.3) report it from practice: people found
+# consistent comparisons easier to give than consistent scores, and on their continuous
+# control tasks learning from comparisons worked much better.
 #
 # Comparisons are no truth either. Two people often disagree: labellers of InstructGPT
 # agreed with one another on about 73% of the pairs (Ouyang et al. 2022, section 3.4).

@@ -22,7 +22,7 @@
 # |---|---|
 # | reading | 32 minutes |
 # | coding | 53 minutes, seven exercises, 15 points |
-# | computing | about a minute on one CPU core; the last cell says how much it was |
+# | computing | a good minute on one CPU core; the last cell says how much it was |
 #
 # Under each exercise you find two hints and a worked answer, all folded away. The cell
 # `name = check(name)` tries your function. When it is right, the lesson goes on with
@@ -72,7 +72,7 @@ from rlhf_minimal.training import (
 )
 
 torch.set_num_threads(1)  # a model this small only loses time to a second thread
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
+BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#666666"
 SKY, RED = "#56B4E9", "#D55E00"
 
 
@@ -99,9 +99,10 @@ def whose(*names):
 # | episode | until the pole falls | **one answer**, until the end token |
 # | reward | 1 a step | none, until a judge reads the finished answer |
 #
-# Three things are unlike CartPole. The transition is *deterministic and known*. The
-# state never forgets: two different histories never lead to the same state. And there
-# are very many actions, of which only a handful make sense.
+# Three things are unlike CartPole. The transition is *known*: the token is appended.
+# (CartPole's physics is deterministic too, but nobody tells the policy.) The state never
+# forgets: two different histories never lead to the same state. And there are very many
+# actions, of which only a handful make sense.
 #
 # Lesson 01 wrote the probability of a trajectory as
 # $P(\tau\mid\pi) = \rho_0(s_0)\prod_t P(s_{t+1}\mid s_t,a_t)\,\pi(a_t\mid s_t)$. Here
@@ -112,8 +113,8 @@ def whose(*names):
 # \qquad
 # \log\pi_\theta(y\mid x) = \sum_{t=1}^{n}\log\pi_\theta(y_t\mid x, y_{<t}).$$
 #
-# That sum is all that REINFORCE, PPO and DPO ever ask of a language model. You are going
-# to compute it.
+# That sum, whole or term by term, is all that REINFORCE, PPO and DPO ask of the policy.
+# You are going to compute it.
 #
 # (One may also call the *whole answer* a single action, and the game a bandit: Ouyang et
 # al. 2022, section 3.5, describe their environment so. Ramamurthy et al. 2023 write the
@@ -230,8 +231,8 @@ def causal_attention(query, key, value):
         value: shape (B, H, S, E); E is usually D.
 
     Returns:
-        Shape (B, H, T, E): for each query the weighted mean of the values that it may
-        see, itself included.
+        Shape (B, H, T, E), float32 like the values: for each query the weighted mean of
+        the values that it may see, its own included.
 
     (F.scaled_dot_product_attention is taken away while yours is tried.)
 
@@ -269,7 +270,7 @@ def forward_by_hand(model, tokens, say=lambda name, x: None, watch=None):
         three = block.query_key_value(block.norm_1(x))  # (B, T, 3·W)
         query, key, value = three.view(B, T, 3, H, W // H).permute(2, 0, 3, 1, 4)
         say("query (key, value)", query)
-        if watch is not None:  # of the identity, attention makes its weights
+        if watch is not None:  # values: the identity. See below.
             watch.append(causal_attention(query, key, torch.eye(T).expand(B, H, T, T)))
         mixed = causal_attention(query, key, value)
         say("causal attention", mixed)
@@ -308,11 +309,13 @@ for name, part in parts.items():
 print(f"{'together':26s} {sum(p.numel() for p in base.parameters()):7,d} parameters")
 
 # %% [markdown]
-# The smallest GPT-2 has the same parts: 12 layers, width 768, 50,257 tokens, a context
-# of 1,024 (Radford et al. 2019, table 2 and section 2.3).
+# The smallest GPT-2 has the same parts (with GELU, a smoother ReLU): 12 layers, width
+# 768, 50,257 tokens, a context of 1,024 (Radford et al. 2019, table 2 and section 2.3).
 #
 # **What does it look at?** A post must be summed up; the model has written "lena made"
-# and must now name the dish. Each row is a head, each column a word of the context.
+# and must now name the dish. Each row is a head, each column a word of the context. (The
+# function returns no weights. But a weighted mean of the rows of the identity matrix *is*
+# the weights: that is the `torch.eye` above.)
 
 # %%
 post = "lena made curry for dinner . the cat was asleep . it was too salty . tl;dr :"
@@ -332,6 +335,7 @@ axes.set(
     f"{on_dish[best]:.0%} of its attention on “curry”",
     xticks=range(len(words)),
     yticks=range(len(weights)),
+    xlabel="word of the context",
     ylabel="layer · head",
 )
 axes.set_xticklabels(words, rotation=60, ha="right", rotation_mode="anchor")
@@ -421,8 +425,9 @@ token_log_probs = check(token_log_probs)
 #   - \frac{e^{z_i}}{\sum_j e^{z_j}} = \mathbb{1}[i = a] - \pi(i).$$
 #
 # The chosen token's logit is pushed up by $1 - \pi(a)$, every other down by its own
-# probability. What is nearly certain already is hardly moved. Nothing but multiples of
-# this vector ever reaches a language model in SFT, PPO or DPO.
+# probability. What is nearly certain already is hardly moved. Whatever loss the
+# log-probability of a token goes into, be it SFT, PPO or DPO: a multiple of this vector
+# is all that comes back to the logits. The methods differ in the factor.
 
 # %%
 whose("token_log_probs")
@@ -442,12 +447,13 @@ shown = log_probs[0].detach().exp()
 names = [tokenizer.words[t] for t in tokens[0, 1:]]
 prompt_length = len(encode("what do i need for curry ?"))
 colours = [GREY if t + 1 < prompt_length else BLUE for t in range(len(names))]
-figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
+figure, axes = plt.subplots(figsize=(9, 3.8), layout="constrained")
 bars = axes.bar(range(len(names)), shown, color=colours)
 axes.bar_label(bars, [f"{p:.2f}" for p in shown], fontsize=8, padding=1)
 answer_sum = log_probs[0, prompt_length - 1 :].sum().item()
 axes.set(title="The base model reads a question (grey) and an answer (blue):\n"
          f"log π(answer | question) = {answer_sum:.2f} nats, the sum of the blue logs",
+         xlabel="token (the first, “what”, has no logits that score it)",
          ylabel="π(token | what stands before)", ylim=(0, 1.15))
 axes.set_xticks(range(len(names)))
 axes.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
@@ -651,14 +657,24 @@ def gold_of(prompts, answers):
     return interval([kitchen.gold(prompt, answer) for prompt, answer in pairs])
 
 
+def asks(text):
+    """Whether a text goes on with the question, or with another one: no answer."""
+    first = (text.split() or [""])[0]
+    more = ("for", "with", "without", "how", "what", "can")
+    return first in more or text.startswith("i want")
+
+
 for name, written in answers.items():
     gold = gold_of(test_prompts, written)
     print(f"{name:5s} mean gold reward {gold['mean']:5.2f}  "
-          f"(95% interval {gold['low']:.2f} to {gold['high']:.2f})")
+          f"(95% interval {gold['low']:.2f} to {gold['high']:.2f})", end="  ")
+    share = np.mean([asks(tokenizer.decode(answer)) for answer in written])
+    print(f"goes on asking: {share:.0%}")
 
 # %% [markdown]
 # The gold reward is lesson 00's: what an answer is worth in the kitchen, which no model
-# is ever shown.
+# is ever shown. What SFT changed most is *that* the model answers: the base model had
+# seen answers as well, but also questions that are followed by more questions.
 
 # %% [markdown]
 # ## 5 · Perplexity
@@ -810,8 +826,8 @@ print(f"{'a model that knows nothing':26s} {V:12d} {V:9d} {V:11d}")
 # %% [markdown]
 # ### 04.6 · `sample_next_token` — difficulty 4 of 5, 12 minutes, 3 points
 #
-# The check draws some ten thousand tokens for each case and looks at how often each came
-# up. *How* you draw is up to you.
+# The check draws some twenty thousand tokens for each case and looks at how often each
+# came up. *How* you draw is up to you.
 #
 # <details>
 # <summary>Hint 1: cut by −∞</summary>
@@ -911,12 +927,22 @@ for i, (temperature, colour) in enumerate(temperatures.items()):
              label=f"T = {temperature}: {drawn[order].sum():.0%} on these 12")
 axes.set(title=f"“you need …”: the likeliest ingredient comes up in {tops[0]:.0%}, "
          f"{tops[1]:.0%} and {tops[2]:.0%} of draws",
+         xlabel="next token, the 12 likeliest",
          ylabel="share of 20,000 draws", xticks=range(12))
 axes.set_xticklabels([tokenizer.words[t] for t in order], rotation=30, ha="right")
 axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 axes.spines[["top", "right"]].set_visible(False)
 axes.legend(frameon=False)
 plt.show()
+p = flat.softmax(-1)
+for T, drawn in zip(temperatures, tops, strict=True):
+    exact = (p ** (1 / T) / (p ** (1 / T)).sum()).max()
+    print(f"T = {T}: π^(1/T), normalised, gives {exact:.3f}; drawn {drawn:.3f}")
+
+# %% [markdown]
+# At T = ½ the probabilities are squared and normalised again, at T = 2 it is their square
+# roots. Where a few tokens are about equally likely, as here, squaring takes little from
+# the second and third; what the first one gains comes from the long tail.
 
 # %%
 SHOWN = 14
@@ -934,7 +960,8 @@ for axes, text in zip(panels, (FLAT, SURE), strict=True):
               fontsize=9, va="top", transform=axes.get_xaxis_transform())
     axes.set(title=f"“… {' '.join(text.split()[-3:])} …”\ntop-p = 0.9 keeps {kept[-1]}"
              f" token{'s' if kept[-1] > 1 else ''} (blue)",
-             ylabel="π(token | context)", xticks=range(SHOWN))
+             xlabel="next token, the likeliest first", ylabel="π(token | context)",
+             xticks=range(SHOWN))
     axes.set_xticklabels([tokenizer.words[t] for t in order], rotation=50, ha="right",
                          rotation_mode="anchor")
     axes.spines[["top", "right"]].set_visible(False)
@@ -1003,7 +1030,7 @@ for (name, rows), colour in zip(found.items(), (ORANGE, BLUE), strict=True):
     right.plot(T, different, "o-", color=colour, label=name)
 left.set(title="Hotter answers are worse; cutting the tail helps", xlabel="temperature",
          ylabel="mean gold reward")
-right.set(title="and more varied", xlabel="temperature", ylim=(0, 8.4),
+right.set(title="Hotter answers are more varied", xlabel="temperature", ylim=(0, 8.4),
           ylabel="different answers among 8")
 for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
@@ -1235,7 +1262,9 @@ def collate_examples(prompts, answers, end_id):
     Returns:
         tokens, attention_mask, labels: int64, each (B, T). attention_mask is 1 on all
         tokens of prompt and answer. labels are the answers' tokens where they stand,
-        −100 on prompts and padding.
+            −100 on prompts and padding.
+
+    (The package's pad_sequences is taken away while yours is tried.)
 
     Example: prompts [[5, 6], [5]], answers [[7, 2], [2]], end_id 2 give tokens
     [[5, 6, 7, 2], [5, 2, 2, 2]], attention_mask [[1, 1, 1, 1], [1, 1, 0, 0]] and labels
@@ -1278,19 +1307,24 @@ written = {name: write(model, test_prompts, seed=3) for name, model in runs.item
 
 
 @torch.no_grad()
-def probability_of_end(model):
-    """Mean π(end) at the place where the people's answers end."""
-    tokens, attention_mask, _ = answers_only(*zip(*held_out, strict=True))
-    places = attention_mask.sum(-1) - 2  # position of the last word before the end
-    p = model(tokens, attention_mask)[torch.arange(len(tokens)), places].softmax(-1)
-    return p[:, END].mean().item()
+def on_ends_and_words(model):
+    """On people's answers: mean π(end) at their ends; loss of the ends, of the words."""
+    tokens, attention_mask, mask = answers_only(*zip(*held_out, strict=True))
+    log_probs = token_log_probs(model(tokens, attention_mask), tokens)
+    last = attention_mask.sum(-1, keepdim=True) - 1  # where the answer's end stands
+    ends = (torch.arange(1, tokens.shape[1]) == last).float()
+    words = mask[:, 1:] - ends
+    p, end, word = ((x * w).sum() / w.sum() for x, w in (
+        (log_probs.exp(), ends), (-log_probs, ends), (-log_probs, words)))
+    return f"{p:10.4f} {end:12.2f} {word:13.2f}"
 
 
-print("                   answers that end   mean length   π(end) where people ended")
+print("                  300 answers of its own    mean over 300 answers of people")
+print("                     end   mean length     π(end)  −log π(end)  −log π(word)")
 for name, model in runs.items():
     ended = np.mean([answer[-1] == END for answer in written[name]])
     length = np.mean([len(answer) for answer in written[name]])
-    print(f"{name:18s} {ended:16.1%} {length:13.1f} {probability_of_end(model):17.4f}")
+    print(f"{name:16s} {ended:7.1%} {length:13.1f} {on_ends_and_words(model)}")
 
 # %%
 figure, axes = plt.subplots(figsize=(7.8, 3.9), layout="constrained")
@@ -1324,9 +1358,11 @@ plt.show()
 # With a padding token of its own, as the kitchen's tokenizer has, masking by id is
 # harmless. Masking by position is right in both cases, and costs nothing.
 #
-# *How would you notice?* Not from the loss: it even fell, as the ends, which are hard to
-# foresee, are no longer in it. Look at the share of sampled answers that end within the
-# limit, and put the end token's own loss into the log.
+# *How would you notice?* Not from the loss: it even fell. Wherever an answer might end,
+# the mended model must leave some probability to the end; as found, words get all of it,
+# and their loss is lower (last column). The loss of the ends alone, next to it, tells at
+# once: it is above the log 149 ≈ 5 nats of a model that knows nothing. Put it into the
+# log, and with it the share of sampled answers that end within the limit.
 
 # %% [markdown]
 # ## 9 · To discuss
@@ -1396,7 +1432,7 @@ plt.show()
 #
 # The embedding needs one row more (tied: the output too), with weights for it, and
 # checkpoint and tokenizer must travel together. If the row starts at random it also takes
-# part in every softmax and may even be sampled, since no loss ever pushed it down. A mask
+# part in every softmax, and may even be sampled until training has pushed it down. A mask
 # by position needs none of this.
 #
 # </details>

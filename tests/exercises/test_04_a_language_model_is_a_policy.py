@@ -80,6 +80,24 @@ def not_itself(query, key, value):
 
 
 @causal_attention.mistake(
+    "The mask's diagonal is one column too far to the right: each position sees the very token that"
+    " it is to predict. Query t sees the keys up to S − T + t, itself, and no further."
+)
+def one_ahead(query, key, value):
+    return _mix(_scores(query, key), value, shift=1)
+
+
+@causal_attention.mistake(
+    "The mask is multiplied by −∞, and 0 · (−∞) is NaN: that spoils just the places that may be"
+    " seen. Put −∞ only where it belongs, with `masked_fill` or `torch.where`."
+)
+def infinity_times_zero(query, key, value):
+    scores = _scores(query, key)
+    seen = torch.ones_like(scores).tril(scores.shape[-1] - scores.shape[-2])
+    return (scores + (1 - seen) * -torch.inf).softmax(-1) @ value
+
+
+@causal_attention.mistake(
     "The mask is turned round: each position sees itself and the future, and not the past."
 )
 def past_hidden(query, key, value):
@@ -156,6 +174,7 @@ token_log_probs = exercise(
         "rlhf_minimal.log_probs:sequence_log_probs", "rlhf_minimal.log_probs:mean_log_probs",
         "rlhf_minimal.log_probs:answer_log_probs", "rlhf_minimal.sft:sft_loss",
     ],
+    any_dtype=True,
 )
 
 
@@ -234,6 +253,23 @@ def log_after_softmax(logits, tokens):
 def log_with_epsilon(logits, tokens):
     p = logits[:, :-1].softmax(-1)
     return (p.gather(-1, tokens[:, 1:, None]).squeeze(-1) + 1e-8).log()
+
+
+@token_log_probs.mistake(
+    "Right for small logits only: the exponential of a logit of 100 is infinite in float32 already."
+    " `log_softmax` (or `logsumexp`) takes the largest logit off first."
+)
+def overflowing(logits, tokens):
+    z = logits[:, :-1]
+    return z.gather(-1, tokens[:, 1:, None]).squeeze(-1) - z.exp().sum(-1).log()
+
+
+@token_log_probs.mistake(
+    "The softmax runs over the batch, so that one sequence takes probability from another. The"
+    " actions are the words of the vocabulary: the last dimension, `log_softmax(-1)`."
+)
+def softmax_over_batch(logits, tokens):
+    return logits[:, :-1].log_softmax(0).gather(-1, tokens[:, 1:, None]).squeeze(-1)
 
 
 @token_log_probs.mistake(
@@ -350,6 +386,13 @@ def everything_real(attention_mask, prompt_lengths):
 
 
 @response_mask.mistake(
+    "One condition *or* the other. A token counts if it stands behind the prompt *and* is real."
+)
+def either_condition(attention_mask, prompt_lengths):
+    return _after(attention_mask, prompt_lengths) | attention_mask
+
+
+@response_mask.mistake(
     "One prompt length is used for all rows. Each row has its own: compare positions (1, T) with"
     " lengths (B, 1)."
 )
@@ -390,7 +433,7 @@ def _after(attention_mask, prompt_lengths):
 
 sft_loss = exercise(
     "sft_loss", number="04.4", points=2, reference="rlhf_minimal.sft:sft_loss",
-    uses=["token_log_probs"],
+    uses=["token_log_probs"], any_dtype=True,
 )
 
 
@@ -507,7 +550,16 @@ def mean_probability(logits, tokens, mask):
 
 
 @sft_loss.mistake(
-    "The value is right, and no gradient flows back (a `detach`, `no_grad` or `.item()`): nothing"
+    "Token 0 is taken for padding and left out (`ignore_index=0`). Here 0 is a token like any"
+    " other: let the mask say what counts."
+)
+def token_zero_ignored(logits, tokens, mask):
+    counts = mask[:, 1:] * (tokens[:, 1:] != 0)
+    return -(_shifted(logits, tokens) * counts).sum() / counts.sum()
+
+
+@sft_loss.mistake(
+    "The value is right, and no gradient flows back (a `detach` or `no_grad` cut it off): nothing"
     " would be trained."
 )
 def loss_cut_off(logits, tokens, mask):
@@ -524,7 +576,7 @@ def _masked(values, mask):
 
 # -- 04.5 ---------------------------------------------------------------------------------------
 
-perplexity = exercise("perplexity", number="04.5", points=2)
+perplexity = exercise("perplexity", number="04.5", points=2, any_dtype=True)
 
 
 @perplexity.reference
@@ -559,6 +611,25 @@ def mean_of_perplexities(batches):
 
 
 @perplexity.mistake(
+    "The batches' perplexities are averaged, each weighed by its tokens. The weights are right, the"
+    " order is not: average −log π first, and take the exponential once, at the end."
+)
+def weighted_mean_of_perplexities(batches):
+    counts = torch.stack([mask.sum() for _, mask in batches])
+    each = torch.stack([perplexity_of_all_tokens([batch]) for batch in batches])
+    return (each * counts).sum() / counts.sum()
+
+
+@perplexity.mistake(
+    "This is the ordinary mean of 1/π. The perplexity is the geometric one: average −log π, then"
+    " take the exponential."
+)
+def mean_of_inverses(batches):
+    total = sum(((-values).exp() * mask).sum() for values, mask in batches)
+    return total / sum(mask.sum() for _, mask in batches)
+
+
+@perplexity.mistake(
     "Each batch's mean counts the same, however many tokens it holds: the result changes with the"
     " way the data are cut. Add up sums and counts over the batches, and divide once."
 )
@@ -571,6 +642,22 @@ def mean_of_batch_means(batches):
 )
 def last_batch_only(batches):
     return perplexity_of_all_tokens(batches[-1:])
+
+
+@perplexity.mistake(
+    "Only the first batch counts: the `return` stands inside the loop."
+)
+def first_batch_only(batches):
+    return perplexity_of_all_tokens(batches[:1])
+
+
+@perplexity.mistake(
+    "A probability that is masked to 0 has the logarithm −∞, and the perplexity becomes infinite."
+    " Multiply the *log*-probabilities by the mask: what does not count then adds 0."
+)
+def logarithm_of_masked(batches):
+    total = sum((values.exp() * mask).log().sum() for values, mask in batches)
+    return (-total / sum(mask.sum() for _, mask in batches)).exp()
 
 
 @perplexity.mistake(
@@ -669,11 +756,12 @@ sample_next_token = exercise(
 
 @sample_next_token.cases(visible=12, fresh=12)
 def two_rows_and_settings(g):
-    V = g.integer(4, 6)
-    logits = torch.stack([g.permutation(V) * step + g.uniform(-2.0, 2.0) for step in (0.6, 0.9)])
     kind = g.choice(KINDS) if g.scale == 1.0 else KINDS[round(12 * g.scale) - 1]
+    both = {"k", "p"} <= set(kind.split())
+    V = g.integer(6, 8) if both else g.integer(4, 6)
+    logits = torch.stack([g.permutation(V) * step + g.uniform(-2.0, 2.0) for step in (0.6, 0.9)])
     temperature = g.choice([0.7, 1.7]) if "temperature" in kind else 1.0
-    top_k = g.choice([2, 3]) if "k" in kind.split() else None
+    top_k = g.choice([3, 4] if both else [2, 3]) if "k" in kind.split() else None
     if kind == "k too large":
         top_k = V + 2
     top_p = _between(logits / temperature, top_k, g) if "p" in kind.split() else None
@@ -710,7 +798,7 @@ def many_draws(answer, case):
     without = answer.sample_next_token(case["logits"], **settings)
     return dict(
         frequencies=torch.stack(counts) / n,
-        possible=torch.stack(counts) > 0,
+        which_came_up=torch.stack(counts) > 0,
         share_that_changes=dict(
             with_the_same_generator=(again[0] != again[1]).float().mean(),
             as_the_generator_goes_on=(again[1] != later).float().mean(),
@@ -845,6 +933,51 @@ def nucleus_before_top_k(logits, temperature=1.0, top_k=None, top_p=None, genera
 
 
 @sample_next_token.mistake(
+    "Where both are given, only top-k is used (is there an `elif`?). Top-p looks at what top-k has"
+    " left, and cuts again."
+)
+def one_or_the_other(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+    return _sampled(logits, temperature, top_k, top_p if top_k is None else None, generator)
+
+
+@sample_next_token.mistake(
+    "The cut of top-p was found in the order of the *sorted* logits and is laid on the unsorted"
+    " ones: it hits the wrong tokens. Put it back into their places first (`scatter`)."
+)
+def cut_in_sorted_order(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if temperature == 0 or top_p is None:
+        return _sampled(logits, temperature, top_k, top_p, generator)
+    kept = _cut(logits / temperature, top_k, None)
+    p = kept.sort(-1, descending=True).values.softmax(-1)
+    return _draw(kept.masked_fill(p.cumsum(-1) - p >= top_p, -torch.inf), generator)
+
+
+@sample_next_token.mistake(
+    "The sorted logits are put back with `gather(order)`, which sorts them once more. `order` says"
+    " where each came from: `scatter` to there, or gather with `order.argsort(-1)`."
+)
+def gathered_back(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if temperature == 0 or top_p is None:
+        return _sampled(logits, temperature, top_k, top_p, generator)
+    ranked, order = _cut(logits / temperature, top_k, None).sort(-1, descending=True)
+    p = ranked.softmax(-1)
+    kept = ranked.masked_fill(p.cumsum(-1) - p >= top_p, -torch.inf)
+    return _draw(kept.gather(-1, order), generator)
+
+
+@sample_next_token.mistake(
+    "One random number serves all rows, so that they rise and fall together: eight answers to one"
+    " prompt would be one answer eight times. Draw a number for each row."
+)
+def one_number_for_all(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if temperature == 0:
+        return logits.argmax(-1)
+    sums = _cut(logits / temperature, top_k, top_p).softmax(-1).cumsum(-1)
+    number = torch.rand(1, generator=generator)
+    return (sums < number).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+@sample_next_token.mistake(
     "With top-p you return the token's *rank*: after sorting, position 0 is the likeliest token and"
     " not token 0. Look the token up in the order that `sort` gave."
 )
@@ -960,12 +1093,24 @@ sample_next_token.equivalent(
 
 
 def _between(logits, top_k, g):
-    """A p that lies well between the sums at which either row's nucleus grows by a token."""
-    p = _cut(logits, top_k, None).softmax(-1).sort(-1, descending=True).values
-    sums = [0.0, *p.cumsum(-1).flatten().tolist(), 1.0]
-    sums = [*sorted(s for s in sums if s < 0.999), 1.0]
-    gaps = [(b - a, (a + b) / 2) for a, b in itertools.pairwise(sums[1:])]
+    """A p well between the sums at which a row's nucleus grows by a token, before and after top-k.
+
+    With top-k, where there is such a p: one at which the nucleus found before top-k is larger than
+    the right one, and smaller than k.
+    """
+    full, left = (
+        _cut(logits, k, None).softmax(-1).sort(-1, descending=True).values.cumsum(-1)
+        for k in (None, top_k)
+    )
+    sums = sorted(s for s in [*full.flatten().tolist(), *left.flatten().tolist()] if s < 0.999)
+    gaps = [(b - a, (a + b) / 2) for a, b in itertools.pairwise([*sums, 1.0])]
     wide = [middle for gap, middle in gaps if gap > 0.03]
+    if top_k is not None:
+        def told_apart(p):
+            sizes = [(sums < p).sum(-1) + 1 for sums in (left, full)]
+            return bool(((sizes[0] < sizes[1]) & (sizes[1] < top_k)).any())
+
+        wide = [p for p in wide if told_apart(p)] or wide
     return round(g.choice(wide), 4)
 
 
