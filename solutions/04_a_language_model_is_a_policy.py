@@ -926,7 +926,7 @@ for i, (temperature, colour) in enumerate(temperatures.items()):
     axes.bar(np.arange(12) + 0.28 * (i - 1), drawn[order], 0.28, color=colour,
              label=f"T = {temperature}: {drawn[order].sum():.0%} on these 12")
 axes.set(title=f"“you need …”: the likeliest ingredient comes up in {tops[0]:.0%}, "
-         f"{tops[1]:.0%} and {tops[2]:.0%} of draws",
+         f"{tops[1]:.0%} and {tops[2]:.0%} of draws at T = ½, 1 and 2",
          xlabel="next token, the 12 likeliest",
          ylabel="share of 20,000 draws", xticks=range(12))
 axes.set_xticklabels([tokenizer.words[t] for t in order], rotation=30, ha="right")
@@ -1308,7 +1308,7 @@ written = {name: write(model, test_prompts, seed=3) for name, model in runs.item
 
 @torch.no_grad()
 def on_ends_and_words(model):
-    """On people's answers: mean π(end) at their ends; loss of the ends, of the words."""
+    """On people's answers: mean π(end) at the ends; loss of the ends, of the words."""
     tokens, attention_mask, mask = answers_only(*zip(*held_out, strict=True))
     log_probs = token_log_probs(model(tokens, attention_mask), tokens)
     last = attention_mask.sum(-1, keepdim=True) - 1  # where the answer's end stands
