@@ -30,10 +30,16 @@ def _facts(model) -> dict[str, str]:
     return {name: f"{layer.rank} {layer.alpha}" for name, layer in lora_layers(model).items()}
 
 
-def save_lora(model, path) -> None:
-    """Write the adapters, and nothing else, as safetensors, with rank and scale beside each."""
-    tensors = {n: p.detach().cpu().contiguous() for n, p in lora_parameters(model).items()}
-    _replace(path, lambda beside: save_file(tensors, beside, metadata=_facts(model)))
+def save_lora(model, path, write: bool = True) -> None:
+    """Write the adapters, and nothing else, as safetensors, with rank and scale beside each.
+
+    Args:
+        write: false in all processes of a run but one; all have to call where weights are sharded.
+    """
+    whole = _whole(lora_parameters(model))
+    tensors = {name: value.cpu().contiguous() for name, value in whole.items()}
+    if write:
+        _replace(path, lambda beside: save_file(tensors, beside, metadata=_facts(model)))
 
 
 @torch.no_grad()
@@ -136,30 +142,49 @@ def _merged_config(model, names, dtype):
 def save_state(path, engine, history, settings: dict, **kept) -> None:
     """Write all that the rest of a run depends on: weights, optimizer, scale, randomness, rows.
 
+    Every process of a run has to call it; the first one writes.
+
     Args:
         settings: plain values that must be the same when the run goes on.
         kept: tensors and plain values to have again, such as the reference's log-probabilities.
     """
+    trained = {n: p for n, p in engine.policy.named_parameters() if p.requires_grad}
     state = {
         "settings": settings,
         "kept": kept,
         "steps_done": engine.steps_done,
-        "weights": {n: p.detach() for n, p in engine.policy.named_parameters() if p.requires_grad},
-        "optimizer": engine.optimizer.state_dict(),
+        "weights": _whole(trained),
+        "optimizer": _whole(engine.optimizer.state_dict()),
         "scaler": engine.scaler.state_dict(),
-        "randomness": torch.get_rng_state(),
-        "gpu_randomness": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "randomness": engine.processes.gather(engine.randomness),
         "rows": history.rows,
     }
-    _replace(path, lambda beside: torch.save(state, beside))
+    if engine.processes.first:
+        _replace(path, lambda beside: torch.save(state, beside))
+
+
+def _whole(values):
+    """Nested containers with every tensor detached, and every sharded one put together."""
+    if isinstance(values, dict):
+        return {key: _whole(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_whole(value) for value in values]
+    if isinstance(values, torch.Tensor):
+        return getattr(values, "full_tensor", lambda: values)().detach()
+    return values
 
 
 def read_state(path, settings: dict) -> dict:
     """What :func:`save_state` wrote, on the CPU.
 
     Raises:
+        FileNotFoundError: there is none.
         ValueError: the file is damaged, or the run it belongs to had other settings.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"no run to go on with: there is no {path}; a finished one has none"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         before = state["settings"]
@@ -179,14 +204,26 @@ def restore_state(state: dict, engine, history) -> None:
     """Put a state back: the run then goes on as if it had never stopped."""
     weights = dict(engine.policy.named_parameters())
     for name, value in state["weights"].items():
-        weights[name].copy_(value)
+        weights[name].copy_(_spread(value, weights[name]))
+    trained = [p for group in engine.optimizer.param_groups for p in group["params"]]
+    for number, values in state["optimizer"]["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == trained[number].shape:
+                values[name] = _spread(value, trained[number])
     engine.optimizer.load_state_dict(state["optimizer"])
     engine.scaler.load_state_dict(state["scaler"])
     engine.steps_done = state["steps_done"]
+    engine.restore_randomness(state["randomness"][engine.processes.rank])
     history.rows = state["rows"]
-    torch.set_rng_state(state["randomness"])
-    if state["gpu_randomness"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["gpu_randomness"])
+
+
+def _spread(value, like):
+    """``value`` over the processes as ``like`` is, if it is sharded."""
+    if not hasattr(like, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
 def _replace(path, write) -> None:

@@ -124,6 +124,13 @@ class Processes:
             dist.all_reduce(values)
         return values.cpu()
 
+    def gather(self, value) -> list:
+        """The object of every process, in order of rank."""
+        everyone = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(everyone, value)
+        return everyone
+
     def total(self, values: dict) -> dict:
         """Each value summed over the processes."""
         if self.count == 1:
@@ -161,6 +168,19 @@ class Engine:
         device = next(policy.parameters()).device.type
         self.scaler = torch.amp.GradScaler(device, enabled=float16)
         self.steps_done = 0
+        self.remember_randomness()
+
+    def remember_randomness(self) -> None:
+        """Where the generators stand between two steps: a run that goes on starts from here."""
+        gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        self.randomness = {"cpu": torch.get_rng_state(), "gpu": gpu}
+
+    def restore_randomness(self, state: dict) -> None:
+        """Put the generators where they stood."""
+        torch.set_rng_state(state["cpu"])
+        if state["gpu"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["gpu"])
+        self.randomness = state
 
     def part(self, last: bool):
         """Context of one part of a batch: gradients are exchanged once, with the last."""
@@ -177,4 +197,5 @@ class Engine:
         set_learning_rate(self.optimizer, lr)
         norm = apply_gradients(self.optimizer, scaler=self.scaler)
         self.steps_done += 1
+        self.remember_randomness()
         return norm

@@ -9,10 +9,12 @@ Leaves out: dashboards, remote logging, images. One JSON file is enough to redra
 import json
 import math
 import os
+import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["History", "progress", "write_json"]
+__all__ = ["History", "progress", "stop_softly", "write_json"]
 
 
 def write_json(path, data) -> Path:
@@ -131,3 +133,34 @@ class History:
         self.interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         if self.path is not None:
             self.save()
+
+
+class Stop:
+    """Whether somebody has asked a loop to stop."""
+
+    asked = False
+
+
+@contextmanager
+def stop_softly():
+    """Within the block Ctrl-C and SIGTERM only ask; a second one stops at once.
+
+    A loop that looks at ``asked`` between two steps can save a state that holds whole steps only.
+    """
+    stop, before = Stop(), {}
+
+    def ask(number, frame):
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            before[number] = signal.signal(number, ask)
+        except ValueError:  # only the main thread may; elsewhere the default stays
+            break
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

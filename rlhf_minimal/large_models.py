@@ -18,7 +18,7 @@ from rlhf_minimal.pairs import TokenPair
 from rlhf_minimal.preferences import split_conversation
 from rlhf_minimal.quantized import SKIP, check_widths, quantize_model, same_numbers_everywhere
 
-__all__ = ["chat_tokens", "load_model", "padding_id", "tokenize_preferences"]
+__all__ = ["chat_tokens", "load_config", "load_model", "padding_id", "tokenize_preferences"]
 
 
 def load_model(
@@ -30,7 +30,8 @@ def load_model(
         path_or_hub_id: a directory that transformers can load, a ``.gguf`` file, or the name of a
             model on the Hugging Face hub ("organisation/model").
         gguf_file: the name of a GGUF file in that directory; its weights become ``dtype``.
-        dtype: of the weights. On a CPU always float32: bfloat16 is three to five times slower.
+        dtype: of the weights. Where there is no GPU always float32: on a CPU bfloat16 is three to
+            five times slower.
         device: where to; a GPU if there is one, else the CPU.
         quantize: keep linear layers but the output layer in 4 bits (NF4, scales doubly quantised).
             A checkpoint that is in 4 bits already stays as it is.
@@ -45,7 +46,7 @@ def load_model(
         OSError: transformers cannot load it, for instance for want of a network.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cpu" and dtype != torch.float32:
+    if device.type == "cpu" and dtype != torch.float32 and not torch.cuda.is_available():
         warnings.warn(f"{dtype} is slow on a CPU; loading the model in float32", stacklevel=2)
         dtype = torch.float32
     source, options = _locate(path_or_hub_id, gguf_file)
@@ -63,6 +64,15 @@ def load_model(
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval(), tokenizer
+
+
+def load_config(path_or_hub_id, gguf_file=None):
+    """The model's configuration: its shapes, without its weights. Errors as :func:`load_model`."""
+    source, options = _locate(path_or_hub_id, gguf_file)
+    try:
+        return AutoConfig.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise OSError(_why_not_loaded(path_or_hub_id, error)) from error
 
 
 def _four_bit_options(source, dtype, device) -> dict:

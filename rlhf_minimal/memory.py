@@ -122,9 +122,12 @@ def _activations(config, tokens, weight_bytes, targets, checkpointing) -> int:
 
 
 def ledger_text(ledger: dict[str, int]) -> str:
-    """The ledger as a table in GiB, with its sum."""
-    rows = [*ledger.items(), ("all", sum(ledger.values()))]
-    return "\n".join(f"{kind:36}{size / GIB:9.3f} GiB" for kind, size in rows)
+    """The ledger as a table in MiB, with its sum in GiB too."""
+    total = sum(ledger.values())
+    rows = [
+        f"{kind:36}{size / 2**20:10,.1f} MiB" for kind, size in [*ledger.items(), ("all", total)]
+    ]
+    return "\n".join(rows) + f" = {total / GIB:.2f} GiB"
 
 
 def available_bytes(device) -> int | None:

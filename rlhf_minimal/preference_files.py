@@ -16,13 +16,30 @@ ASSISTANT = "\n\nAssistant:"
 
 
 def existing_file(path) -> Path:
-    """``path``, if it is a file."""
+    """``path``, if it is a file; ``hub:OWNER/DATASET:FILE`` is fetched from Hugging Face's hub."""
+    if str(path).startswith("hub:"):
+        return _from_hub(str(path))
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; name a file in it")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     return path
+
+
+def _from_hub(name: str) -> Path:
+    """A data set's file, downloaded once and then kept."""
+    parts = name.split(":")
+    if len(parts) != 3:
+        raise ValueError(f"{name!r} must be hub:OWNER/DATASET:FILE")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(parts[1], parts[2], repo_type="dataset"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(f"cannot fetch {name}: {reason}") from error
 
 
 def numbered_lines(path):

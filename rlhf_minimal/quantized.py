@@ -13,8 +13,18 @@ from torch import nn
 
 from rlhf_minimal.lora import LoRALinear
 from rlhf_minimal.nf4 import NF4Linear
+from rlhf_minimal.training import adamw
 
-__all__ = ["check_widths", "compute_dtype", "prepare_for_training", "quantize_model", "to_nf4"]
+__all__ = [
+    "SKIP",
+    "check_widths",
+    "choose_adamw",
+    "compute_dtype",
+    "prepare_for_training",
+    "quantize_model",
+    "same_numbers_everywhere",
+    "to_nf4",
+]
 
 SKIP = ("lm_head",)  # its errors would go straight into every log-probability
 CPU_WIDTH = 64
@@ -123,8 +133,30 @@ def prepare_for_training(model, checkpointing: bool = True):
             module.dropout.train()
     model.config.use_cache = False
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+        getattr(model, new if hasattr(model, new) else old)({"use_reentrant": False})
         for module in model.modules():
             if getattr(module, "gradient_checkpointing", False):
                 module.training = True  # the layer itself, which checks it; not what is inside
     return model
+
+
+def choose_adamw(asked: str | None, device):
+    """AdamW, called with a model and a learning rate: in 8 bits and paged where that pays.
+
+    Args:
+        asked: "adamw", "adamw8bit", or ``None``: 8 bits on a GPU where bitsandbytes is installed.
+
+    Raises:
+        ImportError: 8 bits were asked for and bitsandbytes is missing.
+    """
+    available = importlib.util.find_spec("bitsandbytes") is not None
+    on_gpu = torch.device(device).type == "cuda"
+    if asked == "adamw8bit" and not available:
+        raise ImportError("8-bit AdamW needs bitsandbytes: pip install bitsandbytes")
+    if asked == "adamw" or not available or (asked is None and not on_gpu):
+        return adamw
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+
+    kind = PagedAdamW8bit if on_gpu else AdamW8bit
+    return lambda model, lr: kind([p for p in model.parameters() if p.requires_grad], lr=lr)
