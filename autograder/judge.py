@@ -146,7 +146,7 @@ class Judge:
         return {
             name: ex.reference_path
             if ex.local_reference is None
-            else source_of(ex.local_reference, ex.file)
+            else [*source_of(ex.local_reference, ex.file), _renamed(ex.local_reference, name)]
             for name, ex in found.items()
         }
 
@@ -222,3 +222,12 @@ class Judge:
 def _defines_any(statement: dict, names) -> bool:
     """Whether a function that is stood in for is defined here: even defining it may do harm."""
     return statement["kind"] == "definition" and any(name in names for name in statement["defines"])
+
+
+def _renamed(reference, name: str) -> dict:
+    """The statement that gives a reference from a test file the name of its exercise."""
+    own = reference.__name__
+    return {
+        "label": "the reference", "line": 1, "kind": "value", "source": f"{name} = {own}",
+        "defines": [name], "uses": [own],
+    }

@@ -7,6 +7,7 @@ import pytest
 from autograder.judge import Judge
 from autograder.results import Submission
 from autograder.runner import Lost
+from autograder.sources import Sources
 
 RIGHT = {
     "weighted_mean": """
@@ -171,6 +172,13 @@ def test_a_stand_in_is_there_while_functions_are_defined(judge):
         "    return scale * mean((predicted - target) ** 2, mask)"
     )
     assert judged(judge, "scaled_error", wrong, bound).right
+
+
+def test_a_reference_in_the_test_file_stands_in_under_the_name_of_its_exercise(judge):
+    words = exercise(judge, "longest_word")
+    statements = judge._stand_ins(words, ["longest_word"])["longest_word"]
+    stand_in = Sources({"name": "later"}).stand_in("longest_word", statements)
+    assert stand_in(["a", "abc"]) == "abc"
 
 
 def test_judges_that_share_work_out_the_cases_once(runner, lessons):
