@@ -309,6 +309,15 @@ def mean_over_outcomes(p_logits, q_logits, dim=-1):
 
 
 @kl_from_logits.mistake(
+    "The log-ratios are weighed with p's logits or log-probabilities. The weights are the"
+    " probabilities: `log_softmax(dim).exp()`."
+)
+def weighed_with_logs(p_logits, q_logits, dim=-1):
+    log_p, log_q = p_logits.log_softmax(dim), q_logits.log_softmax(dim)
+    return (log_p * (log_p - log_q)).sum(dim)
+
+
+@kl_from_logits.mistake(
     "`dim` is not used: softmax and sum always run over the last dimension."
 )
 def always_last(p_logits, q_logits, dim=-1):
@@ -718,6 +727,37 @@ def clipped_last(beta, kl, target, samples, horizon):
 
 
 @adaptive_kl.mistake(
+    "`min` and `max` have changed places: `max(min(e, −0.2), 0.2)` is 0.2 whatever e is, and β can"
+    " only rise. It is `min(max(e, −0.2), 0.2)`."
+)
+def min_and_max_swapped(beta, kl, target, samples, horizon):
+    return beta * (1 + max(min(kl / target - 1, -0.2), 0.2) * samples / horizon)
+
+
+@adaptive_kl.mistake(
+    "The error is a share of `kl`, (kl − target)/kl. Ask how far it is off as a share of the"
+    " *target*: a KL of nearly 0 must not blow it up."
+)
+def share_of_kl(beta, kl, target, samples, horizon):
+    return beta * (1 + min(max((kl - target) / kl, -0.2), 0.2) * samples / horizon)
+
+
+@adaptive_kl.mistake(
+    "A bracket is in the wrong place: samples/horizon multiplies the error alone, not 1 + e. On"
+    " target β must stay what it is."
+)
+def bracket_misplaced(beta, kl, target, samples, horizon):
+    return beta * (1 + _error(kl, target)) * samples / horizon
+
+
+@adaptive_kl.mistake(
+    "The gain is 0.1 whatever `samples` and `horizon` say: K_β is samples/horizon here."
+)
+def fixed_gain(beta, kl, target, samples, horizon):
+    return beta * (1 + 0.1 * _error(kl, target))
+
+
+@adaptive_kl.mistake(
     "You give the factor by which β changes; the new β is asked."
 )
 def only_the_factor(beta, kl, target, samples, horizon):
@@ -779,6 +819,24 @@ def as_found(log_probs, ref_log_probs, mask):
 def half_mended(log_probs, ref_log_probs, mask):
     l = _masked_ratio(log_probs, ref_log_probs, mask)
     return _total(l), _total(torch.expm1(l) - l)
+
+
+@measured_kl.mistake(
+    "k3 has the new sign in one place and the old one in the other. With l = log π − log π_ref it"
+    " is exp(−l) − 1 + l: both signs turn."
+)
+def one_sign_left(log_probs, ref_log_probs, mask):
+    l = _masked_ratio(log_probs, ref_log_probs, mask)
+    return _total(l), _total(torch.expm1(l) + l)
+
+
+@measured_kl.mistake(
+    "The second number is k2, half the squared log-ratio, which is biased. Asked is k3,"
+    " exp(−l) − 1 + l."
+)
+def second_instead_of_third(log_probs, ref_log_probs, mask):
+    l = _masked_ratio(log_probs, ref_log_probs, mask)
+    return _total(l), _total(l.square() / 2)
 
 
 @measured_kl.mistake(
