@@ -20,7 +20,7 @@ from autograder.exercises import resolve
 __all__ = ["files_of", "take_away"]
 
 SENTENCE = (
-    "this exercise asks you to write it: the course's own {name} is taken away "
+    "this exercise asks you to write it: the ready-made {name} is taken away "
     "while yours is tried"
 )
 

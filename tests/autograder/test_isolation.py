@@ -108,7 +108,7 @@ def test_a_function_without_python_code_is_taken_away_with_the_same_sentence():
     import subprocess
 
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert out.stdout.count("own `scaled_dot_product_attention` is taken away") == 3, out.stderr
+    assert out.stdout.count("made `scaled_dot_product_attention` is taken away") == 3, out.stderr
     assert "tensor([1.])" in out.stdout
 
 
