@@ -1,5 +1,7 @@
 """Lesson 02: the clipped surrogate, approximate KL, GAE, the critic, and one PPO update."""
 
+import numbers
+
 import torch
 
 from autograder import copies, exercise, grads, leaves
@@ -197,6 +199,45 @@ def upper_fence_only(log_probs, old_log_probs, advantages, clip=0.2, mask=None):
 
 
 @clipped_policy_loss.mistake(
+    "You clip the *log*-ratio to ±ε and take the exponential afterwards: the fences then stand at"
+    " e^−ε and e^ε. Take the exponential first, and clip the ratio to 1 ± ε."
+)
+def log_ratio_clipped(log_probs, old_log_probs, advantages, clip=0.2, mask=None):
+    log_ratio, advantages = log_probs - old_log_probs, advantages.detach()
+    clipped = log_ratio.clamp(-clip, clip).exp() * advantages
+    return -_mean(torch.min(log_ratio.exp() * advantages, clipped), mask)
+
+
+@clipped_policy_loss.mistake(
+    "The ratio is clipped to ±ε, around 0. A ratio of 1 means that nothing has changed: the fences"
+    " stand at 1 − ε and 1 + ε."
+)
+def fences_around_zero(log_probs, old_log_probs, advantages, clip=0.2, mask=None):
+    ratio, advantages = (log_probs - old_log_probs).exp(), advantages.detach()
+    return -_mean(torch.min(ratio * advantages, ratio.clamp(-clip, clip) * advantages), mask)
+
+
+@clipped_policy_loss.mistake(
+    "The two means are taken first, and the smaller of them: the clip then acts on the whole batch"
+    " or not at all. The minimum is chosen entry by entry, before the mean."
+)
+def minimum_of_means(log_probs, old_log_probs, advantages, clip=0.2, mask=None):
+    ratio, advantages = (log_probs - old_log_probs).exp(), advantages.detach()
+    clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
+    return -torch.min(_mean(ratio * advantages, mask), _mean(clipped, mask))
+
+
+@clipped_policy_loss.mistake(
+    "The advantages are normalised in here. Take them as they come: whoever calls the loss has"
+    " decided on their scale."
+)
+def normalised_inside(log_probs, old_log_probs, advantages, clip=0.2, mask=None):
+    advantages = advantages.detach()
+    unit = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    return -_mean(_surrogate((log_probs - old_log_probs).exp(), unit, clip), mask)
+
+
+@clipped_policy_loss.mistake(
     "The clip range is 0.2 whatever `clip` says: use the argument."
 )
 def always_a_fifth(log_probs, old_log_probs, advantages, clip=0.2, mask=None):
@@ -286,8 +327,8 @@ def kl_as_a_number(answer, case):
 
 
 def _as_tensor(value):
-    """What is only watched may be a float as well."""
-    return torch.as_tensor(value) if isinstance(value, float) else value
+    """What is only watched may be a plain number as well, NumPy's included."""
+    return torch.tensor(float(value)) if isinstance(value, numbers.Real) else value
 
 
 @approximate_kl.mistake(
@@ -330,6 +371,24 @@ def ratio_upside_down(log_probs, old_log_probs, mask=None):
 def log_added(log_probs, old_log_probs, mask=None):
     log_ratio = log_probs - old_log_probs
     return _mean(log_ratio.expm1() + log_ratio, mask)
+
+
+@approximate_kl.mistake(
+    "This is ρ·log ρ − (ρ − 1), which estimates the other direction, KL(π‖π_old). Asked is"
+    " KL(π_old‖π), by (ρ − 1) − log ρ."
+)
+def other_direction(log_probs, old_log_probs, mask=None):
+    log_ratio = log_probs - old_log_probs
+    return _mean(log_ratio.exp() * log_ratio - log_ratio.expm1(), mask)
+
+
+@approximate_kl.mistake(
+    "The bracket has its sign turned: (1 − ρ) − log ρ. Log ρ is at most ρ − 1, so it is"
+    " (ρ − 1) − log ρ that is never negative."
+)
+def bracket_turned(log_probs, old_log_probs, mask=None):
+    log_ratio = log_probs - old_log_probs
+    return _mean(-log_ratio.expm1() - log_ratio, mask)
 
 
 @approximate_kl.mistake(
@@ -644,6 +703,23 @@ def errors_alone(rewards, values, next_values, terminated, done, gamma, lam):
 
 
 @gae.mistake(
+    "The last step of an episode is set to 0 altogether. Only what comes *after* it is cut off:"
+    " (1 − done_t) multiplies A_{t+1}, and δ_t stays."
+)
+def last_step_wiped(rewards, values, next_values, terminated, done, gamma, lam):
+    deltas = rewards + gamma * next_values * ~terminated - values
+    return _recursion(deltas * ~done, gamma * lam * (~done).float())
+
+
+@gae.mistake(
+    "The flags are used the wrong way round: you bootstrap and go on where an episode *ended*. It"
+    " is `~terminated` and `~done`."
+)
+def flags_turned_round(rewards, values, next_values, terminated, done, gamma, lam):
+    return _gae(rewards, values, next_values, ~terminated, ~done, gamma, gamma * lam)
+
+
+@gae.mistake(
     "V(s_t) is not subtracted: these are estimates of the return. An advantage says how much"
     " *better than expected* it went."
 )
@@ -766,6 +842,23 @@ def zeros_counted(values, returns, mask=None):
     return (error if mask is None else error * mask).mean()
 
 
+@value_loss.mistake(
+    "You average each row over its mask and then the rows: a step in a short row counts more than"
+    " one in a long row. Average over all unmasked entries at once."
+)
+def rows_then_all(values, returns, mask=None):
+    error = (values - returns.detach()).square()
+    return error.mean() if mask is None else ((error * mask).sum(-1) / mask.sum(-1)).mean()
+
+
+@value_loss.mistake(
+    "The mean of the errors is squared: errors up and down cancel before they count. Square each"
+    " error, then average."
+)
+def mean_then_square(values, returns, mask=None):
+    return _mean(values - returns.detach(), mask).square()
+
+
 @value_loss.mistake("The errors are not averaged; a loss is one number.")
 def error_of_each(values, returns, mask=None):
     error = (values - returns.detach()).square()
@@ -848,6 +941,14 @@ def squared_correlation(values, returns):
 )
 def minus_infinity(values, returns):
     return 1 - (returns - values).var() / returns.var()
+
+
+@explained_variance.mistake(
+    "A small number below the fraction bar hides that there is nothing to explain: equal returns"
+    " give a huge negative number, and the honest answer is NaN."
+)
+def small_number_below(values, returns):
+    return 1 - (returns - values).var() / (returns.var() + 1e-8)
 
 
 @explained_variance.mistake(
@@ -995,6 +1096,39 @@ def gradients_pile_up(
     for _ in range(epochs):
         log_probs = action_log_probs(policy(observations), actions)
         loss = ppo_losses.clipped_policy_loss(log_probs, old_log_probs, advantages, clip)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@ppo_update.mistake(
+    "The gradients are cleared between `backward()` and `step()`, so that no step changes anything:"
+    " clear them before `backward()`."
+)
+def cleared_too_late(
+    policy, optimizer, observations, actions, old_log_probs, advantages, epochs=4, clip=0.2
+):
+    losses = []
+    for _ in range(epochs):
+        log_probs = action_log_probs(policy(observations), actions)
+        loss = ppo_losses.clipped_policy_loss(log_probs, old_log_probs, advantages, clip)
+        losses.append(loss.item())
+    return losses
+
+
+@ppo_update.mistake(
+    "The logits of the actions are used as their log-probabilities: normalise them first"
+    " (`action_log_probs` does)."
+)
+def logits_as_log_probs(
+    policy, optimizer, observations, actions, old_log_probs, advantages, epochs=4, clip=0.2
+):
+    losses = []
+    for _ in range(epochs):
+        log_probs = policy(observations)[torch.arange(len(actions)), actions]
+        loss = ppo_losses.clipped_policy_loss(log_probs, old_log_probs, advantages, clip)
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
