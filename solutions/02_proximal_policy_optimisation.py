@@ -1229,7 +1229,7 @@ tidy(left, right)
 wrong = TREATMENTS["terminated (wrong)"]
 figure.suptitle(
     f"Taking the clock for a fall teaches a value of {wrong[0].mean():.0f}, "
-    f"and an advantage of {wrong[1][-1]:.0f} at the last step")
+    f"and an advantage of −{-wrong[1][-1]:.0f} at the last step")
 plt.show()
 
 # %% [markdown]
@@ -1459,11 +1459,11 @@ def ppo_update(
 ppo_update = check(ppo_update)
 
 # %%
-mended = [train_as_in_the_lecture(ppo_update, 200, seed) for seed in range(3)]
+mended = [train_as_in_the_lecture(ppo_update, 150, seed) for seed in range(5)]
 print("mean length of 50 episodes each, from the first to the last fifty")
 for seed, (_, lengths) in enumerate(mended):
     print(f"seed {seed}: " + "".join(
-        f"{x:6.1f}" for x in np.reshape(lengths, (4, 50)).mean(axis=1)))
+        f"{x:6.1f}" for x in np.reshape(lengths, (3, 50)).mean(axis=1)))
 
 # %%
 def running_mean(lengths, width=50):
@@ -1476,13 +1476,14 @@ for runs, colour, label in ((found, COLOURS["DPO"], "as found: samples new actio
     for i, (_, lengths) in enumerate(runs):
         means = running_mean(lengths)
         axes.plot(50 + np.arange(len(means)), means, color=colour, linewidth=1.5,
-                  alpha=0.85, label=f"{label} (3 seeds)" if i == 0 else None)
+                  alpha=0.85,
+                  label=f"{label} ({len(runs)} seeds)" if i == 0 else None)
 highest = max(running_mean(lengths).max() for _, lengths in found)
-lowest = min(np.mean(lengths[-50:]) for _, lengths in mended)
+learned = sum(running_mean(lengths).max() > 100 for _, lengths in mended)
 axes.axhline(30, color="black", linestyle="--", linewidth=1, label="30 steps")
 axes.set(title=f"As found: the mean of 50 episodes never passes {highest:.0f} steps;\n"
-               f"one line mended: every seed's last 50 have {lowest:.0f} or more",
-         xlabel="episodes (the mended loop is stopped at 200)",
+               f"one line mended: {learned} of {len(mended)} seeds pass 100",
+         xlabel="episodes (the mended loop is stopped at 150)",
          ylabel="episode length, mean of 50", yscale="log", ylim=(7, 600),
          yticks=[10, 30, 100, 300, 500], yticklabels=[10, 30, 100, 300, 500])
 axes.minorticks_off()
@@ -1491,10 +1492,15 @@ axes.legend(frameon=False, loc="center right")
 plt.show()
 
 # %% [markdown]
-# Same network, same learning rate, same seeds; one line. And note what did *not* help
+# Same network, same learning rate, same loop; one line. And note what did *not* help
 # to find it: no exception, no NaN, no warning, a loss that goes up and down as losses
 # in reinforcement learning do. **Compare with a random policy before you believe a
 # curve.**
+#
+# The recipe stays a nervous one: a batch is a single episode, and the learning rate is
+# high. Curves fall again, and once in a while a mended seed too gets stuck at ten steps.
+# Which one can hang on the last digit of a sum, so your curves need not be ours. That is
+# why one seed proves nothing: here a few learn or do not, there *all* stay down.
 
 # %% [markdown]
 # ## 10 · The race: environment steps until CartPole is solved
@@ -1517,13 +1523,13 @@ plt.show()
 
 # %%
 def whose(function):
-    return "yours" if function.__module__ == "__main__" else "the package's"
+    return "yours" if function.__module__ == "__main__" else "the course's"
 
 
 for role, function in (("policy_loss=", clipped_policy_loss),
                        ("value_loss=", value_loss), ("advantages=", gae)):
     print(f"{role:13s} {function.__name__:20s} {whose(function)}")
-print("              everything of REINFORCE and the rest of the loop: the package's")
+print("              everything of REINFORCE and the rest of the loop: the course's")
 
 # %% [markdown]
 # **Predict.** By what factor will tuned PPO beat REINFORCE? And the same algorithm with
