@@ -4,9 +4,11 @@ Follows Dettmers et al. 2023 (QLoRA), arXiv 2305.14314. A weight costs 4 bits, p
 scale shared by a block of 64, which is half a bit more; *double quantisation* stores those scales
 in 8 bits, 0.127 bits a weight instead of 0.5.
 
-The weights' codes and values are bit for bit those of bitsandbytes. So are values read from its
-doubly quantised scales; writing them, its CPU code rounds by a table of 65,536 entries and takes
-the neighbour of the nearest level for about one scale in 500, those beside a midpoint.
+The weights' codes and values are bit for bit those of bitsandbytes (but for a last block that is
+not full, where its CPU code divides by the scale and this multiplies by its inverse, as everywhere
+else: a weight within an ulp of a midpoint may go the other way). So are values read from its doubly
+quantised scales; writing them, its CPU code rounds by a table of 65,536 entries and takes the
+neighbour of the nearest level for about one scale in 500, those beside a midpoint.
 
 Leaves out: FP4 (which is what ``load_in_4bit=True`` alone gives) and GPU kernels. Here each product
 unpacks the whole weight first, as the arithmetic says; on a GPU bitsandbytes does it in pieces.

@@ -7,6 +7,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+torch.compiler.set_stance("force_eager")  # bitsandbytes compiles anew for every shape
 
 settings.register_profile("course", deadline=None, derandomize=True)
 settings.load_profile("course")
