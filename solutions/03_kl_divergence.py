@@ -756,7 +756,7 @@ plt.show()
 # There is a fourth way, the oldest: put $k_1$ into the **reward**, $r - \beta\,l$, as a
 # plain number without gradient, and let the policy gradient do the rest. That is
 # $\mathbb{E}_\pi[l\,\nabla\log\pi]$ once more, exact. InstructGPT's PPO does so
-# (Ouyang et al. 2022, section 3.5), and so will you in section 8 and in lesson 06. GRPO
+# (Ouyang et al. 2022), and so will you in section 8 and in lesson 06. GRPO
 # (Shao et al. 2024) puts $k_3$ into the loss.
 
 # %% [markdown]
@@ -933,7 +933,7 @@ plt.show()
 # ## 8 · Holding it at a target
 #
 # The penalty's price $\beta$ is hard to choose: the divergence it leads to depends on the
-# rewards' scale and on everything else. Ziegler et al. (2019, section 2.2) say instead
+# rewards' scale and on everything else. Ziegler et al. (2019) say instead
 # what divergence they want, and let a controller move $\beta$:
 #
 # $$e = \mathrm{clip}\Bigl(\frac{\mathrm{KL}}{\mathrm{KL}_{\mathrm{target}}} - 1,\ -0.2,\
@@ -1335,7 +1335,7 @@ for name, run in (("as found", as_found), ("mended", mended)):
 #
 # The policy stands at three times the target, an error of 2 instead of 0.2, and β climbs
 # ten times faster. In our run it is back before update 100 instead of 300, but β shoots up
-# to 4, the KL falls to 0.4, and both ring for a while. The clip protects against
+# to 6, the KL falls to 0.3, and both ring for a while. The clip protects against
 # over-steering and freak batches, and pays with slowness when the start is bad.
 #
 # </details>
