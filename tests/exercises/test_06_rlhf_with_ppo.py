@@ -175,8 +175,12 @@ def what_was_chosen(answer, case):
         return scores[which, (first - FIRST) % n]
 
     best = answer.best_of_n(policy, score, prompts, n, max_new_tokens=3, end_id=END, pad_id=0)
+    returned = type(best).__name__
+    if returned != "Rollouts":
+        return dict(returned=returned)
     prompt = best._replace(mask=best.attention_mask - best.mask).answers()
-    return dict(answered=prompt, answers=best.answers(), sampled_per_prompt=policy.asked)
+    return dict(returned=returned, answered=prompt, answers=best.answers(),
+                sampled_per_prompt=policy.asked)
 
 
 def _sampled(policy, score, repeated, sampling):
@@ -470,9 +474,18 @@ def through_the_padding(rewards, values, mask, gamma=1.0, lam=0.95):
 
 
 @token_advantages.mistake(
+    "The recursion neither stops at the answer's end nor leaves out the value behind it; the mask"
+    " comes last, when the padding has leaked in. Use it inside the loop, at both places."
+)
+def masked_last(rewards, values, mask, gamma=1.0, lam=0.95):
+    advantages = _backward(rewards, values, mask, gamma, lam, after=False, stop=False)
+    return _with_returns(advantages, values, mask)
+
+
+@token_advantages.mistake(
     "The mask is not used at all: values behind the answer's end enter its advantages."
 )
-def mask_unused(rewards, values, mask, gamma=1.0, lam=0.95):
+def no_mask_at_all(rewards, values, mask, gamma=1.0, lam=0.95):
     advantages = _backward(rewards, values, torch.ones_like(mask), gamma, lam)
     return advantages, advantages + values
 
@@ -608,6 +621,14 @@ def _standard(values, mean, deviation, mask):
 )
 def over_everything(values, mask):
     return _standard(values, values.mean(), values.std(correction=0), mask)
+
+
+@whiten.mistake(
+    "The mask is not used at all: prompt and padding enter mean and deviation, and get values of"
+    " their own."
+)
+def mask_unused(values, mask):
+    return (values - values.mean()) / (values.std() + 1e-8)
 
 
 @whiten.mistake(
