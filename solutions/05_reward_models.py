@@ -517,7 +517,7 @@ print(f"worst pair: {players[i]} beats {players[j]} with {limit[i, j]:.3f}, "
 # gone for the very pairs that are badly wrong. You will see both in the figure below.
 #
 # A **margin** $m$ asks more, $-\log\sigma(d - m)$: where annotators said how much better
-# the chosen answer is, let $m$ grow with that (Touvron et al. 2023, section 3.2.2).
+# the chosen answer is, let $m$ grow with that (Touvron et al. 2023).
 
 # %% [markdown]
 # ### 05.4 · `pairwise_loss` — difficulty 2 of 5, 6 minutes, 2 points
@@ -918,9 +918,9 @@ tops = [agreement_ceiling(p_test[kind])[1].item() for kind in (~is_summary, is_s
 print(f"{'ceiling':28s}{tops[0]:12.3f}         {tops[1]:12.3f}")
 
 # %% [markdown]
-# From one kind to the other the model carries over more than half of what a specialist
-# has beyond a coin's toss, and no more: nothing invented, no rambling and a proper end
-# are common to both; what must be *in* the answer is not. A model that learns both, from
+# From one kind to the other the model carries over about two thirds of what a specialist
+# has beyond a coin's toss: nothing invented, no rambling and a proper end are common to
+# both; what must be *in* the answer is not. A model that learns both, from
 # the same number of labels in all, does as well on each as the specialist within the
 # scatter. (± is one standard deviation over five draws.)
 
@@ -1082,10 +1082,9 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The model has learned that emptiness does not hurt. Compare the first two rows of the
-# table, too: the annotator prefers the longer answer somewhat more often than not, and
-# the model clearly more often. A choice that is made one way with 60% becomes one made so
-# each time.
+# The model has learned that emptiness pays. Compare the first two rows of the table, too:
+# the annotator takes the longer answer two times in three, and the model four times in
+# five. What people choose with 60%, a model that ranks chooses each time.
 #
 # The bias came in through the labels, and no held-out accuracy *against the same
 # annotator* would show it. An optimiser set on this reward will ramble: lesson 06. (With
@@ -1430,11 +1429,11 @@ plt.show()
 # %% [markdown]
 # ## 10 · Preference-model pre-training
 #
-# Look once more at the accuracy above: all weights trained on nearly 6,000 labels, for
-# 150 steps, and worse than the linear head of section 6. (The head was given the SFT
-# model's log-probabilities, which say "this ingredient does not belong here"; the trunk
-# has to find out how to compute such a thing, from labels that are right three times in
-# four.) What would spare the labels?
+# Look once more at the accuracy above: all weights trained, on 150 batches of about 24
+# pairs, and worse than section 6's linear head with 150 labels. (The head was given the
+# SFT model's log-probabilities, which say "this ingredient does not belong here"; the
+# trunk has to find out how to compute such a thing, from labels that are right three
+# times in four.) What would spare the labels?
 #
 # Askell et al. (2021) put a stage in between. **Preference-model pre-training** trains
 # the comparison loss on *other* preferences of which there are plenty: votes on Stack

@@ -81,6 +81,14 @@ def against_one_half(rating_a, rating_b, score_a, k=32.0):
     return rating_a + change, rating_b - change
 
 
+@elo_update.mistake(
+    "a's rating is right. b's score is 1 − S_a (where a won, b lost): b loses what a gains."
+)
+def both_have_the_score(rating_a, rating_b, score_a, k=32.0):
+    expected = _expected(rating_a, rating_b)
+    return rating_a + k * (score_a - expected), rating_b + k * (score_a - (1 - expected))
+
+
 @elo_update.mistake("These are the changes of the ratings; the new ratings are asked.")
 def changes_only(rating_a, rating_b, score_a, k=32.0):
     change = k * (score_a - _expected(rating_a, rating_b))
@@ -301,6 +309,17 @@ def wins_only(wins, strengths):
 )
 def all_even(wins, strengths):
     return torch.linalg.pinv(_information(wins, strengths * 0)).diagonal().sqrt()
+
+
+@bradley_terry_errors.mistake(
+    "The weight of a game is p·(1 − p), the variance of its result; the factor 1 − p is missing,"
+    " and the matrix is not even symmetric."
+)
+def without_one_minus_p(wins, strengths):
+    n, p = len(wins), torch.sigmoid(strengths[:, None] - strengths)
+    weight = (wins + wins.T) * p
+    inverse = torch.linalg.inv(torch.diag(weight.sum(1)) - weight + 1 / n) - 1 / n
+    return inverse.diagonal().sqrt()
 
 
 @bradley_terry_errors.mistake(
@@ -527,6 +546,15 @@ def order_exchanged(probabilities):
 def ceiling_is_agreement(probabilities):
     agreement, _ = two_means(probabilities)
     return agreement, agreement
+
+
+@agreement_ceiling.mistake(
+    "The ceiling is computed from the agreement, (1 + √(2a − 1))/2: that is an upper bound, reached"
+    " where all pairs are equally hard. Here you have the probabilities themselves."
+)
+def upper_bound(probabilities):
+    agreement, _ = two_means(probabilities)
+    return agreement, (1 + (2 * agreement - 1).sqrt()) / 2
 
 
 @agreement_ceiling.mistake(
