@@ -22,7 +22,7 @@
 # | | |
 # |---|---|
 # | reading | 35 minutes |
-# | coding | 54 minutes, seven exercises, 13 points |
+# | coding | 50 minutes, seven exercises, 13 points |
 # | computing | about two minutes on one CPU core; the last cell says how much it was |
 #
 # Under each exercise you find two hints and a worked answer, all folded away. The cell
