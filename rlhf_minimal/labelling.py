@@ -1,0 +1,204 @@
+"""Label your own: a widget that shows a prompt with two answers and keeps what you click.
+
+In a notebook, ``LabellingWidget(comparisons(triples), "labels.jsonl").show()``. Labels are on disk
+as they are made (:mod:`rlhf_minimal.label_files`); the same line again goes on where you stopped.
+
+Which answer stands on the left is drawn at random and recorded: people, too, favour a side.
+
+Leaves out: rankings of more than two (Label Studio has them: :mod:`rlhf_minimal.label_studio`).
+"""
+
+import html
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import ipywidgets as widgets
+from IPython.display import Javascript, display
+
+from rlhf_minimal.label_files import Comparison, Label, LabelFile
+
+__all__ = ["LabellingWidget", "click_through"]
+
+# The arrow keys click the buttons of the widget that the mouse is over or that has the focus. The
+# script listens on the page (JupyterLab, Notebook 7), and before Jupyter does, whose arrow keys
+# would go to the next cell. Where a cell's output is a frame of its own (Colab, VS Code), it hears
+# keys only after a click into that frame.
+KEYS = """
+(() => {
+  const root = () => document.querySelector(".NAME");
+  const keys = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", t: "tie", u: "undo"};
+  document.addEventListener("keydown", (event) => {
+    const box = root(), typing = event.target.closest && event.target.closest(
+      "input, textarea, .cm-editor, [contenteditable=true]");
+    const here = box && (box.matches(":hover") || box.contains(document.activeElement));
+    if (!here || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const button = keys[event.key] && box.querySelector(".label-" + keys[event.key]);
+    if (!button) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    if (!event.repeat) button.click();
+  }, true);
+})();
+"""
+
+CARD = (
+    '<div style="white-space: pre-wrap; line-height: 1.5; padding: 10px; min-height: 5em; '
+    'border: 1px solid #bbb; border-radius: 6px">{}</div>'
+)
+
+
+class LabellingWidget(widgets.VBox):
+    """Two answers, four buttons (``left``, ``right``, ``tie``, ``undo``) and a progress bar.
+
+    Args:
+        asked: :class:`~rlhf_minimal.label_files.Comparison` s, each id once.
+        path: the file of labels; those of this annotator that it holds are not asked again.
+        annotator: your name, as it shall stand in the file.
+        seed: draws, with the annotator's name, which answer stands on the left.
+        show_text: what to make of a text before it is shown, e.g. ``prettify``.
+
+    Raises:
+        ValueError: nothing to ask, an id twice, or the file holds labels of other texts or people.
+    """
+
+    def __init__(
+        self,
+        asked,
+        path,
+        annotator: str = "me",
+        seed: int = 0,
+        show_text: Callable[[str], str] = str,
+    ):
+        asked = list(asked)
+        self.asked: dict[str, Comparison] = {comparison.id: comparison for comparison in asked}
+        if not asked or len(self.asked) != len(asked):
+            raise ValueError(
+                f"there are {len(asked)} comparisons with {len(self.asked)} different ids; "
+                "give one or more, each with an id of its own"
+            )
+        self.file, self.annotator, self.seed = LabelFile(path), annotator, seed
+        self._check_resumed(path)
+        self.show_text = show_text
+        self.prompt, self.message = widgets.HTML(), widgets.HTML()
+        self.texts = [widgets.HTML(layout={"width": "50%", "margin": "4px"}) for _ in range(2)]
+        self.progress = widgets.IntProgress(max=len(self.asked), description="labelled")
+        self.left = self._button("← left", "left", lambda: self._choose(self.sides()[0]))
+        self.right = self._button("right →", "right", lambda: self._choose(self.sides()[1]))
+        self.tie = self._button("tie ↓", "tie", lambda: self._choose("tie"))
+        self.undo = self._button("undo (u)", "undo", self.file.undo)
+        answers = widgets.HBox(self.texts, layout={"width": "100%"})
+        buttons = widgets.HBox([self.left, self.tie, self.right, self.undo])
+        super().__init__([self.progress, self.prompt, answers, buttons, self.message])
+        self.add_class(self._name)
+        self._refresh()
+
+    @property
+    def _name(self) -> str:
+        return f"labelling-{id(self)}"
+
+    def show(self) -> None:
+        """Display the widget, with ← and → (↓ or t: a tie; u: undo) as keys.
+
+        Keys work while the mouse is over the widget, or after a click into it.
+        """
+        display(self)
+        display(Javascript(KEYS.replace("NAME", self._name)))
+
+    @property
+    def current(self) -> Comparison | None:
+        """The first comparison that has no label yet; ``None`` when all have."""
+        labelled = {label.comparison.id for label in self.file.labels}
+        return next((c for key, c in self.asked.items() if key not in labelled), None)
+
+    @property
+    def labels(self) -> list[Label]:
+        """All labels so far, those of earlier sessions included."""
+        return list(self.file.labels)
+
+    def sides(self) -> tuple[str, str]:
+        """Which answer of the current comparison stands left and which right.
+
+        Drawn from seed, name and id alone, so that a resumed session shows the same.
+        """
+        if self.current is None:
+            raise ValueError("all comparisons are labelled; there is nothing on the screen")
+        drawn = random.Random(f"{self.seed} {self.annotator} {self.current.id}").random()
+        return ("first", "second") if drawn < 0.5 else ("second", "first")
+
+    def shown(self) -> tuple[str, str, str]:
+        """Prompt, left answer and right answer, as texts."""
+        return self.current.prompt, *(getattr(self.current, side) for side in self.sides())
+
+    def _check_resumed(self, path) -> None:
+        for label in self.file.labels:
+            if label.annotator != self.annotator:
+                raise ValueError(
+                    f"{path} holds the labels of {label.annotator!r}, not {self.annotator!r}; "
+                    "name another file"
+                )
+            if self.asked.get(label.comparison.id) != label.comparison:
+                raise ValueError(
+                    f"{path} holds a label of other texts under the id {label.comparison.id!r}; "
+                    "name another file, or give the comparisons it was made with"
+                )
+
+    def _button(self, text: str, name: str, act) -> widgets.Button:
+        button = widgets.Button(description=text)
+        button.add_class(f"label-{name}")
+        button.on_click(lambda _: self._clicked(act))
+        return button
+
+    def _choose(self, choice: str) -> None:
+        self.file.append(Label(self.current, choice, self.sides()[0], self.annotator))
+
+    def _clicked(self, act) -> None:
+        """Write first, show then: what is on the screen as done is on the disk."""
+        if self.current is None and act != self.file.undo:
+            return
+        try:
+            act()
+        except OSError as error:
+            self.message.value = f"<b>not saved:</b> {html.escape(str(error))}"
+            return
+        self._refresh()
+
+    def _refresh(self) -> None:
+        done = len(self.file.labels)
+        self.progress.value = done
+        self.undo.disabled = done == 0
+        for button in (self.left, self.right, self.tie):
+            button.disabled = self.current is None
+        self.message.value = f"{done} of {len(self.asked)}"
+        if self.current is None:
+            path = html.escape(str(Path(self.file.path)))
+            self.message.value = f"<b>done:</b> {done} labels in {path}"
+            self.prompt.value = self.texts[0].value = self.texts[1].value = ""
+            return
+        prompt, *answers = (html.escape(self.show_text(text)) for text in self.shown())
+        self.prompt.value = f"<b>{prompt}</b>"
+        for widget, answer in zip(self.texts, answers, strict=True):
+            widget.value = CARD.format(answer)
+
+
+def click_through(widget: LabellingWidget, choose, limit: int | None = None) -> int:
+    """Let a script use the widget as a person does: look at what is shown, click.
+
+    Args:
+        choose: called with prompt, left answer and right answer; says "left", "right" or "tie".
+        limit: stop after so many clicks; ``None``: when all is labelled.
+
+    Returns:
+        How many clicks it made.
+    """
+    clicks = 0
+    while widget.current is not None and (limit is None or clicks < limit):
+        before = len(widget.file.labels)
+        choice = choose(*widget.shown())
+        if choice not in ("left", "right", "tie"):
+            raise ValueError(f"choose said {choice!r}; it must say 'left', 'right' or 'tie'")
+        getattr(widget, choice).click()
+        if len(widget.file.labels) == before:
+            raise OSError(f"the label was not saved: {widget.message.value}")
+        clicks += 1
+    return clicks
