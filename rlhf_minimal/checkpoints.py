@@ -6,7 +6,6 @@ Leaves out: keeping several states, and formats other than safetensors and torch
 """
 
 import copy
-import json
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from rlhf_minimal.history import write_json
 from rlhf_minimal.lora import LoRALinear, lora_layers, lora_parameters, unpacked_weight
 
 __all__ = [
@@ -64,7 +64,9 @@ def load_lora(model, path) -> None:
             parameter.copy_(file.get_tensor(name))
 
 
-def save_merged(model, tokenizer, folder, dtype=None, shard_bytes: int = 2 * 10**9) -> None:
+def save_merged(
+    model, tokenizer, folder, dtype=None, shard_bytes: int = 2 * 10**9, write: bool = True
+) -> None:
     """Write W + (α/r)·B·A as a plain checkpoint that transformers loads, a few layers at a time.
 
     A 7B model in 16 bits is 14.5 GB, more than the GPU that trained its adapters has left and more
@@ -73,28 +75,32 @@ def save_merged(model, tokenizer, folder, dtype=None, shard_bytes: int = 2 * 10*
     Args:
         dtype: of the weights; the model's own by default.
         shard_bytes: size of one file, and about what is in memory at once.
+        write: false in all processes of a run but one; all have to call where weights are sharded.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    dtype = dtype or model.dtype
-    shard, places, size, total = {}, {}, 0, 0
+    folder, dtype = Path(folder), dtype or model.dtype
+    shard, places, total = {}, {}, 0
 
-    def write():
+    def write_shard():
         name = f"model-{len(set(places.values())) + 1:05d}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
+        _replace(folder / name, lambda path: save_file(shard, path, metadata={"format": "pt"}))
         places.update(dict.fromkeys(shard, name))
         shard.clear()
 
+    if write:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").unlink(missing_ok=True)  # would be read in place of ours
     for name, tensor in _merged_tensors(model, dtype):
-        shard[name] = tensor
-        size, total = size + tensor.nbytes, total + tensor.nbytes
-        if size >= shard_bytes:
-            write()
-            size = 0
+        if not write:
+            continue
+        shard[name], total = tensor, total + tensor.nbytes
+        if sum(each.nbytes for each in shard.values()) >= shard_bytes:
+            write_shard()
+    if not write:
+        return
     if shard:
-        write()
+        write_shard()
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    write_json(folder / "model.safetensors.index.json", index)
     _merged_config(model, places, dtype).save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
@@ -116,7 +122,8 @@ def _merged_tensors(model, dtype):
             own = _own_tensors(module, seen)
         for name, tensor in own.items():
             kind = dtype if tensor.is_floating_point() else tensor.dtype
-            yield f"{prefix}.{name}".lstrip("."), tensor.detach().to("cpu", kind).contiguous()
+            whole = _whole(tensor).to("cpu", kind).contiguous()
+            yield f"{prefix}.{name}".lstrip("."), whole
 
 
 def _own_tensors(module, seen: set) -> dict:
@@ -161,6 +168,7 @@ def save_state(path, engine, history, settings: dict, **kept) -> None:
     }
     if engine.processes.first:
         _replace(path, lambda beside: torch.save(state, beside))
+    engine.processes.wait()
 
 
 def _whole(values):

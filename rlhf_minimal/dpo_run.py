@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from rlhf_minimal.checkpoints import read_state, restore_state, save_lora, save_merged, save_state
 from rlhf_minimal.dpo import dpo_loss, ipo_loss, train_dpo
@@ -45,6 +46,8 @@ def run_dpo(arguments) -> dict:
     processes = Processes.of_torchrun(arguments.shard)
     if not processes.first:
         arguments.quiet = True
+    if arguments.quiet:
+        disable_progress_bar()
     try:
         return Run(arguments, processes).whole()
     finally:
@@ -58,8 +61,7 @@ class Run:
         self.arguments, self.processes = arguments, processes
         self.dtype = compute_dtype(processes.device, arguments.dtype)
         settings = {k: v for k, v in vars(arguments).items() if k not in FREE}
-        settings["model"] = Path(arguments.model).name
-        settings["pairs"] = Path(arguments.pairs).name
+        settings |= {name: Path(settings[name]).name for name in ("model", "pairs")}
         self.settings = settings | {"processes": processes.count, "compute": str(self.dtype)}
         self.result: dict = {"settings": self.settings, "interrupted": False}
 
@@ -218,13 +220,14 @@ class Run:
         save_state(self.state, self.engine, self.history, self.settings, **kept)
 
     def _save_model(self) -> None:
+        out, first = self.arguments.out, self.processes.first
         if self.arguments.lora_rank is not None:
-            save_lora(self.model, self.arguments.out / "adapters.safetensors", self.processes.first)
-        elif self.processes.first:
-            self.model.save_pretrained(self.arguments.out / "model")
-            self.tokenizer.save_pretrained(self.arguments.out / "model")
-        if self.processes.first:
-            write_json(self.arguments.out / "result.json", self.result)
+            save_lora(self.model, out / "adapters.safetensors", first)
+        else:
+            save_merged(self.model, self.tokenizer, out / "model", write=first)
+        if first:
+            write_json(out / "result.json", self.result)
+        self.processes.wait()
 
     def _report(self, held_out, ledger) -> dict:
         given, device = self.arguments, self.processes.device
@@ -238,9 +241,9 @@ class Run:
             "peak_bytes": peak_bytes(device),
             "peak_before_loading_bytes": self.peak_before,
         }
+        if given.merge:
+            save_merged(self.model, self.tokenizer, given.out / "model", write=self.processes.first)
         if self.processes.first:
-            if given.merge:
-                save_merged(self.model, self.tokenizer, given.out / "model")
             write_json(given.out / "result.json", self.result)
             print_report(self.result, given.out)
             self.state.unlink()  # nothing is left to go on with

@@ -9,6 +9,7 @@ Leaves out: pipelines and tensor parallelism, and starting the processes, which 
 """
 
 import os
+import warnings
 from contextlib import nullcontext
 
 import torch
@@ -81,7 +82,9 @@ class Processes:
             return scorer
         if not self.shard:
             self._agree_on(p for p in scorer.parameters() if p.requires_grad)
-            return DistributedDataParallel(scorer, init_sync=False, broadcast_buffers=False)
+            with warnings.catch_warnings():  # its successor exchanges buffers once after all
+                warnings.simplefilter("ignore", FutureWarning)
+                return DistributedDataParallel(scorer, init_sync=False, broadcast_buffers=False)
         from torch.distributed.fsdp import fully_shard  # takes a second to import
 
         for module in list(scorer.modules()):
@@ -130,6 +133,11 @@ class Processes:
         if self.count > 1:
             dist.all_gather_object(everyone, value)
         return everyone
+
+    def wait(self) -> None:
+        """Until all are here: ``torchrun`` ends the others as soon as one has failed or stopped."""
+        if self.count > 1:
+            dist.barrier()
 
     def total(self, values: dict) -> dict:
         """Each value summed over the processes."""

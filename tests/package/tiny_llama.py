@@ -24,10 +24,14 @@ def tiny_tokenizer(chat_template=CHAT_TEMPLATE, **special):
     return tokenizer
 
 
-def tiny_model(seed: int = 0):
-    """A Llama of 20,000 random weights over the tokenizer's 258 tokens."""
+# Multiples of 64 throughout, the head's width but for it: what 4-bit layers on a CPU need.
+WIDE = {"hidden_size": 64, "intermediate_size": 128}
+
+
+def tiny_model(seed: int = 0, **sizes):
+    """A Llama of 20,000 random weights over the tokenizer's 258 tokens, or of other ``sizes``."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    options = dict(
         vocab_size=258,
         hidden_size=32,
         intermediate_size=64,
@@ -40,4 +44,4 @@ def tiny_model(seed: int = 0):
         eos_token_id=257,
         pad_token_id=257,
     )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(LlamaConfig(**(options | sizes))).eval()
