@@ -155,7 +155,10 @@ def _settled(arguments):
         raise ValueError("--shard spreads weights in 16 or 32 bits; leave out --quantize")
     if arguments.merge and not adapters:
         raise ValueError("--merge writes adapters into a model; there are none without --lora-rank")
+    if arguments.dtype == "float16" and not adapters:
+        raise ValueError("weights in float16 cannot be trained themselves; add --lora-rank 32")
     defaults = {
+        "dtype": None if adapters else "float32",
         "lr": 2e-5 if adapters else 5e-6,
         "schedule": "cosine" if adapters else "constant",
         "lora_alpha": 2 * arguments.lora_rank if adapters else None,
