@@ -108,6 +108,9 @@ def whose(*names):
 # | `"smollm2"` | SmolLM2-135M-Instruct, a real model | made up | a CPU, minutes |
 # | `"miniature"` | Mistral's shape, 2.8 million random weights | made up | any CPU |
 #
+# No number of a GPU stands in this page unless it says that it is arithmetic: the page
+# was run on a CPU. Run it on a GPU, and its numbers are yours.
+#
 # All three take the *same* path: 4-bit weights, adapters, checkpointed activations,
 # logits in pieces, DPO. `"auto"` picks by what is there.
 
@@ -307,14 +310,14 @@ for row, ledger in enumerate(plans.values()):
     axes.text(total + 0.1, row, f"{total:.1f}", va="center")
 fits = [n.replace("\n", " ") for n, p in plans.items() if sum(p.values()) / GIB < T4]
 axes.axvline(T4, color="black", linestyle="--", linewidth=1)
-axes.text(T4 + 0.1, 3.3, "T4, less the driver's\nshare")
+axes.text(T4 + 0.1, -0.62, "T4, less the driver's share")
 axes.set(title=f"{len(fits)} of {len(plans)} plans fit a T4; most of each are weights\n"
          f"(all weights trained in float32: {sum(full.values()) / GIB:.0f} GiB)",
          xlabel="GiB at the worst moment of a step", yticks=range(len(plans)),
-         xlim=(0, 18), ylim=(3.5, -0.9))
+         xlim=(0, 19.5), ylim=(3.5, -0.9))
 axes.set_yticklabels(plans)
 axes.spines[["top", "right"]].set_visible(False)
-axes.legend(frameon=False, loc="lower right", fontsize=8)
+axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(0.74, 0), fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -601,6 +604,11 @@ for panel in axes:
 plt.show()
 
 # %% [markdown]
+# Evenly spaced levels, a plain 4-bit integer, do better on a Gaussian than FP4, whose
+# levels crowd where a *log*-uniform weight would be. And the outlier takes its whole
+# block along: it sets the scale, and its neighbours share what few levels are left near
+# zero.
+#
 # Small blocks are better and cost more: a float32 scale for 64 weights is 32/64 = 0.5 bit
 # a weight, for 16 weights two bits. **Double quantisation** quantises the scales as well:
 # they are all positive, so their mean is taken off; what is left is stored in 8 bits, in
@@ -962,10 +970,10 @@ for row in rows:  # the short cut: cut both at the length of chosen's prompt
     naive += not (same and all(answers))
 print(f"the short cut takes them all, {naive} of them wrongly")
 if made_up:  # hh-rlhf's own rows are not printed: look at them yourself, if you wish
-    print("\nprompt  ", repr(preferences[0].prompt))
-    print("chosen  ", repr(preferences[0].chosen))
-    print("rejected", repr(preferences[0].rejected))
-    print("\nmessages", *split_conversation(preferences[0].prompt), sep="\n  ")
+    example = next(p for p in preferences if p.prompt.count("Human:") > 1)
+    for name, text in example._asdict().items():
+        print(f"\n{name}: {text!r}")
+    print("\nmessages:", *split_conversation(example.prompt), sep="\n  ")
 large_models.split_conversation = split_conversation  # the package uses yours
 
 # %% [markdown]
@@ -1080,7 +1088,8 @@ trained = sum(p.numel() for p in lora_parameters(model).values())
 print(f"adapters on {len(lora.lora_layers(model))} layers, {trained:,d} numbers in all")
 
 # %% [markdown]
-# Does a model survive four bits? For the miniature the weights before are on disk. The
+# Does a model survive four bits? (A small model that has learnt little loses little; it
+# says nothing about large ones.) For the miniature the weights before are on disk. The
 # loss on held-out answers, before and after:
 
 # %%
@@ -1134,22 +1143,21 @@ def scorer(pairs):
     return lambda model: answer_log_probs(model, *batch).sum(-1)
 
 
-def a_few(start=0):
+def a_few():
     """Four pairs; for a large model one short pair, since nothing is checkpointed."""
     if size == "mistral":
         return sorted(train_pairs, key=lambda pair: pair.longest)[:1]
-    return train_pairs[start : start + 4]
+    return train_pairs[:4]
 
 
 def train_with(log_ratios, steps=6, lr=1e-3, beta=0.1):
-    """A few steps of DPO; returns losses, and how many adapters had a gradient."""
+    """A few steps of DPO on the same pairs; losses, and adapters that had gradients."""
     adapters = list(lora_parameters(model).values())
     start = [p.detach().clone() for p in adapters]
     optimizer = torch.optim.AdamW(adapters, lr=lr, weight_decay=0.0)
-    losses, with_gradient = [], []
-    for step in range(steps):
-        some = a_few(4 * step)
-        chosen, rejected = log_ratios(model, scorer(some), adapters_disabled).chunk(2)
+    losses, with_gradient, score = [], [], scorer(a_few())
+    for _ in range(steps):
+        chosen, rejected = log_ratios(model, score, adapters_disabled).chunk(2)
         loss = -F.logsigmoid(beta * (chosen - rejected)).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -1311,16 +1319,16 @@ lost, saved = (
     (sizes_of.mul(s).to(half) == 0).float().mean().item() for s in (1, 2**16))
 exponents = sizes_of.log2()
 figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
-bins = torch.arange(-50, 8).tolist()
+bins = torch.arange(-42, 15).tolist()
 for shift, colour, name in ((0, RED, "as they are"), (16, BLUE, "loss times 65,536")):
     shares = torch.full((len(exponents),), 1 / len(exponents)).numpy()
-    axes.hist((exponents + shift).clamp(-50, 7).numpy(), bins=bins, weights=shares,
+    axes.hist((exponents + shift).clamp(-42, 13.5).numpy(), bins=bins, weights=shares,
               color=colour, alpha=0.6, label=name)
-axes.axvspan(-50, -25, color="#DDDDDD", zorder=0)
-axes.text(-49.5, axes.get_ylim()[1] * 0.92, "becomes 0 in float16")
+axes.axvspan(-42, -25, color="#DDDDDD", zorder=0)
+axes.text(-41.5, axes.get_ylim()[1] * 0.92, "becomes 0 in float16")
 axes.set(title=f"Without scaling, float16 would lose {lost:.1%} of the gradients;\n"
          f"with it, {saved:.2%}", xlabel="log₂ of a gradient's magnitude",
-         ylabel="share of the gradients", xlim=(-50, 8))
+         ylabel="share of the gradients", xlim=(-42, 14))
 axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 axes.spines[["top", "right"]].set_visible(False)
 axes.legend(frameon=False)
@@ -1655,8 +1663,9 @@ if size != "mistral":
 #
 # ```
 # python -m rlhf_minimal dpo --model mistralai/Mistral-7B-Instruct-v0.2 \
-#     --pairs train.jsonl.gz --steps 50 --quantize nf4 --lora-rank 32 \
-#     --memory-ledger --resume --out out/mistral
+#     --pairs hub:Anthropic/hh-rlhf:harmless-base/train.jsonl.gz \
+#     --quantize nf4 --lora-rank 32 --memory-ledger --save-every 10 --resume \
+#     --out out/mistral
 # ```
 #
 # **Several GPUs, each with the whole model**: distributed data parallel (DDP). Each
@@ -1669,9 +1678,9 @@ if size != "mistral":
 # ```
 #
 # **A model that fits no single GPU**: fully sharded data parallel (FSDP2 in torch; the
-# idea is ZeRO's, Rajbhandari et al. 2020). Each GPU keeps a slice of every weight, and a
-# layer is gathered when its turn comes: memory for traffic. First ask the ledger whether
-# you need it.
+# idea is ZeRO's, Rajbhandari et al. 2020; add `--shard`). Each GPU keeps a slice of
+# every weight, and a layer is gathered when its turn comes: memory for traffic. First
+# ask the ledger whether you need it.
 
 # %% [markdown]
 # ## 12 · To discuss

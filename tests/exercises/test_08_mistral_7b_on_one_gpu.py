@@ -1,14 +1,13 @@
 """Lesson 08: a 7B model on one GPU: its memory, four bits a weight, LoRA, hh-rlhf's transcripts."""
 
 import re
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from autograder import exercise
-from rlhf_minimal.lora import LoRALinear as PackageLoRALinear
-from rlhf_minimal.lora import adapters_disabled
 
 NF4 = "rlhf_minimal.nf4"
 
@@ -828,21 +827,42 @@ def a_model_with_adapters(g):
     )
 
 
+class _Adapted(nn.Module):
+    """x·Wᵀ with W frozen, and an update that can be switched off."""
+
+    def __init__(self, weight, a, b):
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone(), requires_grad=False)
+        self.lora_a, self.lora_b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+        self.enabled = True
+
+    def forward(self, x):
+        output = F.linear(x, self.weight)
+        if not self.enabled:
+            return output
+        return output + F.linear(F.linear(x, self.lora_a), self.lora_b)
+
+
+@contextmanager
+def _switched_off(model):
+    model[0].enabled = False
+    try:
+        yield model
+    finally:
+        model[0].enabled = True
+
+
 @log_ratios.probe
 def values_gradients_and_switches(answer, case):
-    linear = nn.Linear(case["weight"].shape[1], 4, bias=False)
-    linear.weight.data.copy_(case["weight"])
-    model = nn.Sequential(PackageLoRALinear(linear, 2, 2.0))
-    layer = model[0]
-    layer.lora_a.data, layer.lora_b.data = case["a"].clone(), case["b"].clone()
-    calls = []
+    layer = _Adapted(case["weight"], case["a"], case["b"])
+    model, calls = nn.Sequential(layer), []
 
     def score(m):
         value = m(case["x"]).log_softmax(-1)[:, 0]
         calls.append([layer.enabled, value.requires_grad])
         return value
 
-    ratios = answer.log_ratios(model, score, adapters_disabled)
+    ratios = answer.log_ratios(model, score, _switched_off)
     if ratios.requires_grad:
         (ratios * torch.linspace(0.5, 1.5, len(ratios))).sum().backward()
     return dict(ratios=ratios, enabled_after=layer.enabled, calls=sorted(calls),
