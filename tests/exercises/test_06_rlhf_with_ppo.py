@@ -121,6 +121,30 @@ def probabilities_added(reference_log_probs, rewards, beta):
     return (reference_log_probs.exp() + rewards / beta).log_softmax(-1)
 
 
+@optimal_policy.mistake(
+    "This is π_ref^β·e^r: the exponent was to be divided by β as a whole, and only the reference"
+    " got its β. It is log π_ref + r/β."
+)
+def beta_on_the_reference(reference_log_probs, rewards, beta):
+    return (beta * reference_log_probs + rewards).log_softmax(-1)
+
+
+@optimal_policy.mistake(
+    "Z lacks the reference's weights: it is Σ π_ref·e^{r/β}, and this takes off Σ e^{r/β}. The"
+    " probabilities do not sum to 1."
+)
+def z_without_reference(reference_log_probs, rewards, beta):
+    return reference_log_probs + (rewards / beta).log_softmax(-1)
+
+
+@optimal_policy.mistake(
+    "The reference comes as logarithms already. Their logarithm once more is that of a negative"
+    " number: NaN."
+)
+def logarithm_twice(reference_log_probs, rewards, beta):
+    return (reference_log_probs.log() + rewards / beta).log_softmax(-1)
+
+
 # -- 06.2 ---------------------------------------------------------------------------------------
 
 best_of_n = exercise("best_of_n", number="06.2", points=2,
@@ -174,13 +198,17 @@ def what_was_chosen(answer, case):
         which = rollouts.tokens.gather(-1, start[:, None])[:, 0] - 2
         return scores[which, (first - FIRST) % n]
 
-    best = answer.best_of_n(policy, score, prompts, n, max_new_tokens=3, end_id=END, pad_id=0)
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    options = dict(max_new_tokens=3, end_id=END, pad_id=0, generator=generator)
+    best = answer.best_of_n(policy, score, prompts, n, **options)
     returned = type(best).__name__
     if returned != "Rollouts":
         return dict(returned=returned)
     prompt = best._replace(mask=best.attention_mask - best.mask).answers()
     return dict(returned=returned, answered=prompt, answers=best.answers(),
-                sampled_per_prompt=policy.asked)
+                sampled_per_prompt=policy.asked,
+                generator_moved=int((generator.get_state() != before).any()))
 
 
 def _sampled(policy, score, repeated, sampling):
@@ -264,6 +292,27 @@ def one_too_few(policy, score, prompts, n, **sampling):
     return rollouts.rows(torch.arange(len(prompts)) * (n - 1) + best)
 
 
+@best_of_n.mistake(
+    "The answers are sampled with a generator of your own, and the caller's is not used: the same"
+    " answers would come at every call. Hand `**sampling` on as it is."
+)
+def own_generator(policy, score, prompts, n, **sampling):
+    sampling["generator"] = torch.Generator().manual_seed(0)
+    rollouts, scores = _beside(policy, score, prompts, n, sampling)
+    best = scores.view(len(prompts), n).argmax(-1)
+    return rollouts.rows(torch.arange(len(prompts)) * n + best)
+
+
+@best_of_n.mistake(
+    "A list of answers comes back. Rollouts are asked: with prompts and masks, to be scored again."
+    " `rollouts.rows(index)` picks them."
+)
+def as_a_list(policy, score, prompts, n, **sampling):
+    rollouts, scores = _beside(policy, score, prompts, n, sampling)
+    best = scores.view(len(prompts), n).argmax(-1)
+    return rollouts.rows(torch.arange(len(prompts)) * n + best).answers()
+
+
 best_of_n.equivalent("`-1` becomes `1`", "the last dimension of (B, n) is dimension 1")
 
 
@@ -287,7 +336,10 @@ def scores_and_log_probs(g):
 
 
 def _answers(g):
-    """One run of ones a row, after a prompt and before padding; the first row is longest."""
+    """One run of ones a row, after a prompt and before padding; the first row is longest.
+
+    Now and then the first answer fills its row: whatever wraps round shows there.
+    """
     B = g.size(2, 5)
     starts = [g.integer(0, 3) for _ in range(B)]
     lengths = [g.size(1, 5) for _ in range(B)]
@@ -296,7 +348,10 @@ def _answers(g):
     places = torch.arange(T)
     begin = torch.tensor(starts)[:, None]
     end = begin + torch.tensor(lengths)[:, None]
-    return ((places >= begin) & (places < end)).long()
+    mask = ((places >= begin) & (places < end)).long()
+    if g.bool(0.25):
+        mask[0] = 1
+    return mask
 
 
 def _last(mask):
@@ -407,6 +462,33 @@ def cost_per_length(scores, log_probs, ref_log_probs, mask, beta):
 def score_replaces(scores, log_probs, ref_log_probs, mask, beta):
     cost = (log_probs - ref_log_probs) * mask * (1 - _last(mask))
     return -beta * cost + scores[:, None] * _last(mask)
+
+
+@kl_shaped_rewards.mistake(
+    "The KL is charged by the non-negative estimate e^{−l} − 1 + l (k3). Its mean is the same, and"
+    " the sum over an answer is no longer β·log(π/π_ref): asked is the log-ratio itself."
+)
+def k3_charged(scores, log_probs, ref_log_probs, mask, beta):
+    ratio = log_probs - ref_log_probs
+    return -beta * ((-ratio).exp() - 1 + ratio) * mask + scores[:, None] * _last(mask)
+
+
+@kl_shaped_rewards.mistake(
+    "Only positive log-ratios are charged. A token that π gives *less* often than the reference"
+    " must earn something, or the sum over samples is not the KL."
+)
+def never_earned(scores, log_probs, ref_log_probs, mask, beta):
+    cost = (log_probs - ref_log_probs).clamp(min=0)
+    return -beta * cost * mask + scores[:, None] * _last(mask)
+
+
+@kl_shaped_rewards.mistake(
+    "The last token is looked for with `roll`, which wraps round: an answer that fills its row is"
+    " followed by its own first column, and never ends. Behind the last column comes a 0."
+)
+def last_by_roll(scores, log_probs, ref_log_probs, mask, beta):
+    last = mask * (1 - mask.roll(-1, -1))
+    return -beta * (log_probs - ref_log_probs) * mask + scores[:, None] * last
 
 
 kl_shaped_rewards.equivalent("`-1` becomes `1`", "the last dimension of (B, T) is dimension 1")
@@ -581,6 +663,30 @@ def swapped(rewards, values, mask, gamma=1.0, lam=0.95):
     return _with_returns(_backward(rewards, values, mask, gamma, lam), values, mask)[::-1]
 
 
+@token_advantages.mistake(
+    "The next value is looked up with `roll`, which wraps round: where an answer fills its row, its"
+    " last token sees the value of column 0. Behind the last column comes a 0."
+)
+def next_by_roll(rewards, values, mask, gamma=1.0, lam=0.95):
+    inside = values * mask
+    deltas = (rewards + gamma * inside.roll(-1, -1) - inside) * mask
+    advantages = _backward(deltas, torch.zeros_like(values), mask, gamma, lam)
+    return _with_returns(advantages, values, mask)
+
+
+@token_advantages.mistake(
+    "The recursion runs from left to right: each token gets what came *before* it. A_t is made of"
+    " δ_t and what follows; go through the columns backwards."
+)
+def forwards(rewards, values, mask, gamma=1.0, lam=0.95):
+    deltas = _backward(rewards, values, mask, gamma, 0.0) * mask
+    running, columns = torch.zeros_like(rewards[:, 0]), []
+    for t in range(rewards.shape[1]):
+        running = deltas[:, t] + gamma * lam * running
+        columns.append(running)
+    return _with_returns(torch.stack(columns, 1), values, mask)
+
+
 token_advantages.equivalent("`-1` becomes `1`", "the last dimension of (B, T) is dimension 1")
 token_advantages.equivalent(
     "`(counts & ~following).float()` becomes `counts & ~following`", "gae reads it as a boolean"
@@ -607,7 +713,7 @@ def values_and_mask(g):
     if g.bool(0.2):
         return dict(values=g.normal(1, 3), mask=torch.tensor([[0, 1, 0]]))
     mask = _answers(g)
-    shift, spread = g.choice([(0.0, 1.0), (5.0, 0.5), (-2.0, 3.0)])
+    shift, spread = g.choice([(0.0, 1.0), (1.5, 0.7), (-2.0, 3.0)])
     return dict(values=g.normal(*mask.shape, mean=shift, std=spread), mask=mask)
 
 
@@ -697,6 +803,15 @@ def by_root_mean_square(values, mask):
     return _standard(values, inside.mean(), inside.square().mean().sqrt(), mask)
 
 
+@whiten.mistake(
+    "The mean is added again after the scaling (some whiten rewards so); asked is a batch of mean"
+    " 0."
+)
+def mean_put_back(values, mask):
+    inside = values[mask != 0]
+    return (_standard(values, inside.mean(), inside.std(correction=0), mask) + inside.mean()) * mask
+
+
 whiten.equivalent("`1e-08` becomes `2e-08`", "it only keeps 0/0 from becoming NaN")
 
 
@@ -775,6 +890,58 @@ def rewards_whitened(rewards, values, mask, lam=0.95):
 def lam_not_passed_on(rewards, values, mask, lam=0.95):
     advantages, targets = _both(rewards, values, mask, 0.95)
     return _white(advantages, mask), targets
+
+
+@advantages_and_targets.mistake(
+    "The two results are in the wrong order: whitened advantages first, then targets."
+)
+def results_swapped(rewards, values, mask, lam=0.95):
+    advantages, targets = _both(rewards, values, mask, lam)
+    return targets, _white(advantages, mask)
+
+
+@advantages_and_targets.mistake(
+    "λ is handed over in γ's place: the fourth argument of `token_advantages` is gamma. Say"
+    " `lam=lam`."
+)
+def lam_as_gamma(rewards, values, mask, lam=0.95):
+    advantages = _backward(rewards, values, mask, lam, 0.95) * mask
+    return _white(advantages, mask), (advantages + values) * mask
+
+
+@advantages_and_targets.mistake(
+    "The targets are those of λ = 1, the rewards to go; asked are the ones that come with these"
+    " advantages, from one call."
+)
+def targets_of_another_lam(rewards, values, mask, lam=0.95):
+    advantages, _ = _both(rewards, values, mask, lam)
+    return _white(advantages, mask), _both(rewards, values, mask, 1.0)[1]
+
+
+@advantages_and_targets.mistake(
+    "The whitened advantages come back as targets too. The critic must foresee returns."
+)
+def advantages_twice(rewards, values, mask, lam=0.95):
+    advantages = _white(_both(rewards, values, mask, lam)[0], mask)
+    return advantages, advantages
+
+
+@advantages_and_targets.mistake(
+    "The targets are made of advantages + values without the mask: outside the answers the critic's"
+    " values stand. `token_advantages` gives them with zeros there."
+)
+def targets_unmasked(rewards, values, mask, lam=0.95):
+    advantages, _ = _both(rewards, values, mask, lam)
+    return _white(advantages, mask), advantages + values
+
+
+@advantages_and_targets.mistake(
+    "The advantages are whitened without their mask: the zeros of prompt and padding enter the"
+    " mean. Hand the mask on."
+)
+def whitened_without_mask(rewards, values, mask, lam=0.95):
+    advantages, targets = _both(rewards, values, mask, lam)
+    return _white(advantages, torch.ones_like(mask)), targets
 
 
 def _white(values, mask):
