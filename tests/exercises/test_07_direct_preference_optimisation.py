@@ -441,6 +441,14 @@ def ratio_of_probabilities(policy, reference, beta=0.1):
     return beta * (policy - reference).exp()
 
 
+@implicit_rewards.mistake(
+    "The logarithm of a *quotient of log-probabilities*. They are logarithms already, and log(a/b)"
+    " is their difference."
+)
+def log_of_quotient(policy, reference, beta=0.1):
+    return beta * (policy / reference).log()
+
+
 @implicit_rewards.mistake("One number for all answers; each answer has a reward of its own.")
 def averaged_rewards(policy, reference, beta=0.1):
     return (beta * (policy - reference)).mean()
@@ -603,6 +611,18 @@ def dpo_no_smoothing(policy_chosen, policy_rejected, reference_chosen, reference
 
 
 @dpo_loss.mistake(
+    "The two probabilities are mixed *inside* the logarithm, −log((1 − ε)·σ(h) + ε·σ(−h)). That is"
+    " the likelihood of labels that were turned round; conservative DPO is the mixture of the two"
+    " losses, with the logarithms inside."
+)
+def dpo_mixed_inside(policy_chosen, policy_rejected, reference_chosen, reference_rejected,
+                     beta=0.1, label_smoothing=0.0):
+    h = beta * _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+    e = label_smoothing
+    return -((1 - e) * h.sigmoid() + e * (-h).sigmoid()).log().mean()
+
+
+@dpo_loss.mistake(
     "The first term is not weighed with 1 − ε: the two weights must sum to 1, they are the"
     " probabilities of the two labels."
 )
@@ -675,7 +695,7 @@ def _smoothed(h, label_smoothing):
 
 # -- 07.7 ---------------------------------------------------------------------------------------
 
-dpo_gradient = exercise("dpo_gradient", number="07.7", points=2)
+dpo_gradient = exercise("dpo_gradient", number="07.7", points=2, uses=["implicit_rewards"])
 
 
 @dpo_gradient.reference
@@ -876,7 +896,7 @@ def _accuracy(chosen, rejected):
 # -- 07.9 ---------------------------------------------------------------------------------------
 
 ipo_loss = exercise(
-    "ipo_loss", number="07.9", points=2, reference=f"{DPO}:ipo_loss",
+    "ipo_loss", number="07.9", points=2, reference=f"{DPO}:ipo_loss", uses=["implicit_rewards"],
     takes_away=[f"{DPO}:reward_margin"],
 )
 
@@ -1071,7 +1091,7 @@ def _simpo(difference, beta, margin):
 
 # -- 07.11 --------------------------------------------------------------------------------------
 
-token_credit = exercise("token_credit", number="07.11", points=2)
+token_credit = exercise("token_credit", number="07.11", points=2, uses=["implicit_rewards"])
 
 
 @token_credit.reference
@@ -1085,7 +1105,8 @@ def log_probs_of_tokens(g):
     B, T = mask.shape
     policy = -g.uniform(0.05, 3.0, B, T - 1)
     return dict(
-        policy_log_probs=policy, reference_log_probs=_rounded(policy + g.normal(B, T - 1)),
+        policy_log_probs=policy,
+        reference_log_probs=_rounded(policy + g.normal(B, T - 1)).clamp(max=-0.01),
         mask=mask, beta=g.choice([0.1, 0.4, 0.7]),
     )
 
