@@ -196,8 +196,9 @@ def read_state(path, settings: dict) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         before = state["settings"]
-    except (RuntimeError, KeyError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a state to go on from: {error}") from error
+    except Exception as error:  # what is damaged raises what it likes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is not a state to go on from: {reason}") from error
     for name in sorted(before.keys() | settings.keys()):
         if before.get(name) != settings.get(name):
             raise ValueError(

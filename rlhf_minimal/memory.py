@@ -91,7 +91,8 @@ def memory_ledger(
             model.config,
             sequences * length,
             weight_bytes,
-            targets if lora_rank else (),
+            lora_rank,
+            targets,
             checkpointing,
         ),
     }
@@ -104,21 +105,31 @@ def _logits(model, sequences, length, chunk, weight_bytes) -> int:
     return tokens * model.config.vocab_size * (weight_bytes + 3 * 4)
 
 
-def _activations(config, tokens, weight_bytes, targets, checkpointing) -> int:
-    """Inputs of all layers, and the inside of one: or of all, without checkpointing."""
+def _activations(config, tokens, weight_bytes, rank, targets, checkpointing) -> int:
+    """What the way back needs of all layers' insides; checkpointed, of one, and all their inputs.
+
+    Per token of a layer, in units of the width w, its keys' and values' width k, and the feed-
+    forward's inner width i. The peak stands at the feed-forward's way back, whose gradients of size
+    i, one in float32 where adapters are, come on top.
+    """
     width, inner = config.hidden_size, config.intermediate_size
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    kv_width = width * kv_heads // heads
-    norms = 2 * width * (4 + weight_bytes)  # computed in float32
-    attention = (4 * width + 4 * kv_width) * weight_bytes  # q, k before and after rotation, v, out
-    feed_forward = 4 * inner * weight_bytes  # gate, its activation, up, their product
-    inputs = {"down_proj": inner}  # an adapter keeps its own input, dropped out, in float32
-    adapters = sum((4 + weight_bytes) * inputs.get(t, width) for t in targets if t != "lm_head")
-    inside = norms + attention + feed_forward + adapters
-    layer_input, depth = width * weight_bytes, config.num_hidden_layers
+    kv_width = width * config.num_key_value_heads // config.num_attention_heads
+    norms = 2 * width * 4  # computed in float32
+    attention = (2 * width + 2 * kv_width) * weight_bytes  # rotated q and k, v, the output
+    feed_forward = 3 * inner * weight_bytes  # the gate before and after its activation, and up
+    if rank is None:  # the inputs of weights that train: both norms' before and after, down_proj's
+        others = (4 * width + inner) * weight_bytes
+    else:  # an adapter keeps its own input, dropped out, in float32, the dropout, and r numbers
+        inputs = {"down_proj": inner}
+        others = sum(
+            (4 + weight_bytes) * inputs.get(t, width) + 4 * rank for t in targets if t != "lm_head"
+        )
+    inside = norms + attention + feed_forward + others
+    ends = width * (2 * weight_bytes + 4)  # the embeddings; the last norm, in float32 and after
+    gradients, depth = inner * (weight_bytes + 4), config.num_hidden_layers
     if checkpointing:
-        return tokens * (depth * layer_input + 2 * inside)  # twice: values, and their gradients
-    return tokens * depth * (layer_input + inside)
+        return tokens * (depth * width * weight_bytes + inside + gradients + ends)
+    return tokens * (depth * inside + gradients + ends)
 
 
 def ledger_text(ledger: dict[str, int]) -> str:
