@@ -53,6 +53,8 @@ def factor_of(sides, cases) -> str:
     if all(abs(r - first) <= CLOSE * abs(first) for r in ratios) and (
         len(ratios) > 1 or sides[0][0].numel() > 1
     ):
+        if abs(first - 1) < CLOSE:
+            return "right to three digits and not exact: an epsilon too large, or digits lost?"
         known = next((f"; {w}" for k, w in KNOWN_FACTORS.items() if abs(first - k) < CLOSE), "")
         sign = " (and of the other sign)" if first < 0 else ""
         return f"{abs(first):.4g} times what is expected{known}{sign}."

@@ -48,6 +48,9 @@ PATTERNS = {
     "`scale`: multiplied by it once too often": (
         mean, lambda a, b, scale: scale**2 * (a * b).mean(),
     ),
+    "right to three digits and not exact": (
+        mean, lambda a, b, scale: mean(a, b, scale) * (1 + 1e-4),
+    ),
     "right but for its sign": (mean, lambda a, b, scale: -mean(a, b, scale)),
     "one half": (mean, lambda a, b, scale: mean(a, b, scale) / 2),
     "logarithm to base 2": (
