@@ -69,6 +69,13 @@ def bits_for_bytes(**case):
 
 
 @memory_ledger.mistake(
+    "These are GiB. Bytes are asked: divide when you print."
+)
+def in_gib(**case):
+    return {kind: size / 2**30 for kind, size in bytes_by_kind(**case).items()}
+
+
+@memory_ledger.mistake(
     "AdamW keeps *two* running means for each trained number, of the gradient and of its square:"
     " 8 bytes, not 4."
 )
@@ -215,12 +222,13 @@ def evenly_spaced(bits, outermost):
 
 
 @nf4_codebook.mistake(
-    "There is no zero among the levels: with equally many on both sides a weight of 0 (padding, a"
-    " pruned weight) cannot be kept."
+    "There is no zero among the levels: equally many evenly spaced quantiles on both sides, and a"
+    " weight of 0 (padding, a pruned weight) cannot be kept."
 )
 def without_zero(bits, outermost):
-    half = _quantiles(outermost, 2 ** (bits - 1) + 1)[:-1]
-    return _codebook(half, half, zero=False)
+    even = torch.linspace(1 - outermost, outermost, 2**bits, dtype=torch.float64)
+    levels = torch.special.ndtri(even)
+    return (levels / levels.max()).float()
 
 
 @nf4_codebook.mistake(
@@ -593,7 +601,7 @@ def a_layer_and_its_update(g):
     return dict(
         weight=g.normal(n_out, n_in), bias=g.normal(n_out) if g.bool() else None,
         a=g.normal(rank, n_in), b=g.normal(n_out, rank), x=g.normal(g.integer(2, 4), 3, n_in),
-        alpha=g.choice([1.0, 8.0, 5.0]), half=g.bool(0.5), seed=g.seed(),
+        alpha=g.choice([1.0, 8.0, 5.0]), seed=g.seed(),
     )
 
 
@@ -856,9 +864,10 @@ def _switched_off(model):
 def values_gradients_and_switches(answer, case):
     layer = _Adapted(case["weight"], case["a"], case["b"])
     model, calls = nn.Sequential(layer), []
+    x = case["x"].clone().requires_grad_()   # as many recipes have it, with checkpointing
 
     def score(m):
-        value = m(case["x"]).log_softmax(-1)[:, 0]
+        value = m(x).log_softmax(-1)[:, 0]
         calls.append([layer.enabled, value.requires_grad])
         return value
 
@@ -913,9 +922,7 @@ def policy_without_gradient(model, score, adapters_off):
 def reference_recorded(model, score, adapters_off):
     policy = score(model)
     with adapters_off(model):
-        model.requires_grad_(True)
         reference = score(model)
-        model.requires_grad_(False)
     return policy - reference.detach()
 
 
@@ -1130,13 +1137,17 @@ def two_transcripts(g):
     if g.bool(0.4):
         good, bad = bad, good
     prompts = [prompt, prompt]
-    kind = g.choice(["plain", "plain", "empty", "blank", "empty", "differ", "same", "no turn"])
+    kind = g.choice(["plain", "plain", "no turn", "blank", "longer", "differ", "same", "empty"])
     first = g.integer(0, 2)
+    if kind == "empty" and g.bool(0.3):
+        kind = "no turn"
     if kind in ("empty", "blank"):
         good, bad = [("", bad), (good, "")][first]
         good, bad = (good or " " * (kind == "blank")), (bad or " " * (kind == "blank"))
     if kind == "differ":                           # the last turn but one was written twice too
         prompts[first] = prompts[first][: -len(MARK)] + g.choice([" now", "?", f"{MARK} hm"]) + MARK
+    if kind == "longer":                           # … and went on for another turn
+        bad = f" {g.word()}\n\nHuman: {g.word()}{MARK}{bad}"
     if kind == "same":
         good = bad
     if kind == "no turn":
@@ -1157,6 +1168,21 @@ def cut_at_chosens_length(chosen, rejected):
     prompt, good = _split(chosen)
     bad = rejected[len(prompt):]
     if not prompt or not good.strip() or not bad.strip() or good == bad:
+        return None
+    return prompt, good, bad
+
+
+@split_pair.mistake(
+    "Whether the two prompts are the same is asked only up to chosen's length. Where rejected goes"
+    " on for another turn, its rest (\" … Human: … Assistant: …\") passes for an answer. Split"
+    " rejected at *its own* last turn."
+)
+def compared_up_to_chosens_length(chosen, rejected):
+    prompt, good = _split(chosen)
+    bad = rejected[len(prompt):]
+    if not prompt or rejected[: len(prompt)] != prompt:
+        return None
+    if not good.strip() or not bad.strip() or good == bad:
         return None
     return prompt, good, bad
 
