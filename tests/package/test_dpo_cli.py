@@ -2,14 +2,22 @@
 
 import argparse
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_llama import tiny_model, tiny_tokenizer
+from safetensors.torch import load_file
+from tiny_llama import WIDE, tiny_model, tiny_tokenizer
+from torch import nn
 
+from rlhf_minimal.checkpoints import load_lora
 from rlhf_minimal.dpo import dpo_loss, reference_log_probs
-from rlhf_minimal.dpo_cli import add_dpo_command
+from rlhf_minimal.dpo_cli import LECTURE_TARGETS, add_dpo_command
 from rlhf_minimal.engine import Engine
 from rlhf_minimal.held_out import (
     held_out_report,
@@ -19,6 +27,7 @@ from rlhf_minimal.held_out import (
 )
 from rlhf_minimal.history import History
 from rlhf_minimal.large_models import load_model, padding_id, tokenize_preferences
+from rlhf_minimal.lora import adapters_disabled, add_lora
 from rlhf_minimal.pairs import TokenPair, pair_log_probs, train_on_pairs
 from rlhf_minimal.preferences import Preference, read_hh_rlhf
 
@@ -162,6 +171,268 @@ def test_ipo_runs(folder, tmp_path):
     assert loss[0] == pytest.approx(1.0, abs=1e-4)  # 1/(4β²) where policy and reference agree
 
 
+# Adapters on 4-bit weights
+
+FEW = 6  # steps
+
+
+@pytest.fixture(scope="module")
+def wide(folder):
+    """The same pairs, and a model of widths that 4-bit layers can have on a CPU."""
+    tiny_model(**WIDE).save_pretrained(folder / "wide")
+    tiny_tokenizer().save_pretrained(folder / "wide")
+    return folder
+
+
+def adapter_options(folder, out, **changes):
+    changes = {"model": folder / "wide", "lora-rank": 4, "lora-dropout": 0.2} | changes
+    return options(folder, out, **({"steps": FEW} | changes))
+
+
+@pytest.fixture(scope="module")
+def adapted(wide, tmp_path_factory):
+    """One run in 4 bits that nothing interrupts, its dropout on."""
+    out = tmp_path_factory.mktemp("adapted") / "out"
+    more = ("--quantize", "nf4", "--merge", "--memory-ledger")
+    assert main(*adapter_options(wide, out), *more) == 0
+    return out
+
+
+def numbers(out):
+    """What must be the same, to the bit, of two runs."""
+    tensors = load_file(out / "adapters.safetensors")
+    held_out = json.loads((out / "result.json").read_text())["held_out"]
+    rows = History.load(out / "history.json").rows
+    return rows, {name: t.tolist() for name, t in tensors.items()}, held_out
+
+
+def test_the_run_leaves_adapters_that_give_its_numbers_on_the_frozen_model(adapted, wide):
+    model, tokenizer = load_model(wide / "wide", device="cpu", quantize=True)
+    add_lora(model, LECTURE_TARGETS.split(","), 4, 8.0)  # alpha is twice the rank unless told
+    load_lora(model, adapted / "adapters.safetensors")
+    preferences, _ = read_hh_rlhf(wide / "pairs.jsonl")
+    _, held_out = split_by_prompt(preferences, 20, seed=0)
+    pairs, _ = tokenize_preferences(held_out, tokenizer)
+    lengths = torch.tensor([[len(p.chosen), len(p.rejected)] for p in pairs]).float()
+    with adapters_disabled(model):
+        before = reference_log_probs(model, pairs, padding_id(tokenizer), batch_size=4)
+    after = reference_log_probs(model, pairs, padding_id(tokenizer), batch_size=4)
+    expected = held_out_report(before, after, lengths, beta=0.5)
+    written = json.loads((adapted / "result.json").read_text())["held_out"]
+    for name, number in expected.items():
+        assert written[name]["value"] == pytest.approx(number["value"], rel=1e-5)
+    assert written["reward_margin_after"]["value"] > 0
+
+
+def test_the_merged_model_is_a_plain_one_with_the_trained_one_s_log_probs(adapted, wide):
+    merged, tokenizer = load_model(adapted / "model", device="cpu")
+    assert all(type(m) is nn.Linear for m in merged.modules() if hasattr(m, "in_features"))
+    model, _ = load_model(wide / "wide", device="cpu", quantize=True)
+    load_lora(add_lora(model, LECTURE_TARGETS.split(","), 4, 8.0), adapted / "adapters.safetensors")
+    pairs = random_pairs(6)
+    expected, found = (
+        reference_log_probs(m, pairs, padding_id(tokenizer)) for m in (model, merged)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)  # sums of some 50 numbers
+
+
+def test_only_the_adapters_are_trained_and_the_state_is_gone_when_all_is_done(adapted):
+    result = json.loads((adapted / "result.json").read_text())
+    sizes = [(64, 64), (64, 32), (64, 32), (64, 128), (64, 128), (128, 64)]
+    trained = 4 * (2 * sum(a + b for a, b in sizes) + 64 + 258)
+    assert result["trained_parameters"] == trained
+    assert sorted(entry.name for entry in adapted.iterdir()) == [
+        *("adapters.safetensors", "history.json", "model", "result.json")
+    ]
+
+
+def test_adapters_take_the_lecture_s_defaults(wide, tmp_path):
+    assert main(*options(wide, tmp_path, steps=1, model=wide / "wide"), "--lora-rank", 2) == 0
+    found = json.loads((tmp_path / "result.json").read_text())["settings"]
+    assert found["lora_targets"] == LECTURE_TARGETS.split(",")
+    expected = {"schedule": "cosine", "lora_alpha": 4, "lora_dropout": 0.05}
+    assert found | expected == found
+
+
+def test_the_ledger_is_printed_before_anything_is_loaded(wide, tmp_path, capsys, monkeypatch):
+    def stop(*arguments, **options):
+        raise OSError("nothing was to be loaded")
+
+    monkeypatch.setattr("rlhf_minimal.dpo_run.load_model", stop)
+    more = ("--quantize", "nf4", "--memory-ledger")
+    assert main(*adapter_options(wide, tmp_path), *more) == 2
+    printed = capsys.readouterr().out
+    for words in ("predicted, before loading", "weights in 4 bits", "adapters", "optimizer", "GiB"):
+        assert words in printed
+
+
+def test_the_measured_peak_stands_beside_the_prediction(adapted, wide, tmp_path, capsys):
+    memory = json.loads((adapted / "result.json").read_text())["memory"]
+    assert memory["peak_bytes"] >= memory["peak_before_loading_bytes"] > 0
+    assert memory["predicted_bytes"]["adapters, float32"] > 0
+    assert main(*adapter_options(wide, tmp_path, steps=1)) == 0
+    assert "measured peak" in capsys.readouterr().out
+
+
+def test_too_little_memory_is_told_before_loading_unless_ignored(
+    wide, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("rlhf_minimal.dpo_run.available_bytes", lambda device: 1000)
+    loaded = []
+    monkeypatch.setattr(
+        "rlhf_minimal.dpo_run.load_model", lambda *a, **k: loaded.append(a) or 1 / 0
+    )
+    assert main(*adapter_options(wide, tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert "the largest part is" in error and error.count("\n") == 1
+    assert loaded == []
+    with pytest.raises(ZeroDivisionError):
+        main(*adapter_options(wide, tmp_path), "--ignore-memory")
+
+
+# Interrupted runs
+
+
+def started(*arguments):
+    """The command in a process of its own, which gets a signal in a step."""
+    here = Path(__file__).parent
+    env = os.environ | {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
+    env["PYTHONPATH"] = str(here.parents[1])
+    given = [str(argument) for argument in arguments]
+    command = [sys.executable, here / "killed.py", *given]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("SIGTERM", 3), ("SIGKILL", 2)])
+def test_a_killed_process_s_run_goes_on_to_the_same_bits(adapted, wide, tmp_path, name, steps):
+    given = [*adapter_options(wide, tmp_path / "out"), "--quantize", "nf4"]
+    ended = started(name, 3, *given)
+    if name == "SIGTERM":  # finishes the step, and says how to go on
+        assert ended.returncode == 130, ended.stderr
+        assert "--resume goes on" in ended.stderr
+        assert len(History.load(tmp_path / "out" / "history.json")) == 3
+    else:  # loses the step, and no other
+        assert ended.returncode == -signal.SIGKILL
+    state = torch.load(tmp_path / "out" / "state.pt", weights_only=True)
+    assert state["steps_done"] == steps
+    assert main(*given, "--resume") == 0
+    assert numbers(tmp_path / "out") == numbers(adapted)
+    assert not (tmp_path / "out" / "state.pt").exists()
+
+
+@pytest.mark.parametrize("number", [1, FEW])
+def test_ctrl_c_finishes_the_step_and_the_run_goes_on_to_the_same_bits(
+    adapted, wide, tmp_path, capsys, monkeypatch, number
+):
+    step, handler = Engine.step, signal.getsignal(signal.SIGINT)
+
+    def step_with_ctrl_c(engine, lr):
+        if engine.steps_done == number - 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(engine, lr)
+
+    monkeypatch.setattr(Engine, "step", step_with_ctrl_c)
+    given = [*adapter_options(wide, tmp_path), "--quantize", "nf4"]
+    assert main(*given) == 130
+    assert signal.getsignal(signal.SIGINT) is handler
+    history = History.load(tmp_path / "history.json")
+    assert (len(history), history.interrupted) == (number, True)
+    assert json.loads((tmp_path / "result.json").read_text())["interrupted"] is True
+    monkeypatch.setattr(Engine, "step", step)
+    capsys.readouterr()
+    assert main(*given, "--resume") == 0
+    assert f"going on after step {number} of {FEW}" in capsys.readouterr().out
+    assert numbers(tmp_path) == numbers(adapted)
+    assert History.load(tmp_path / "history.json").interrupted is False
+
+
+def test_a_second_ctrl_c_stops_at_once(wide, tmp_path, monkeypatch):
+    step = Engine.step
+
+    def step_with_two(engine, lr):
+        if engine.steps_done == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return step(engine, lr)
+
+    monkeypatch.setattr(Engine, "step", step_with_two)
+    assert main(*adapter_options(wide, tmp_path)) == 130
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["steps_done"] == len(History.load(tmp_path / "history.json")) == 2
+
+
+def test_resuming_needs_a_run_and_the_same_settings(adapted, wide, tmp_path, capsys, monkeypatch):
+    given = adapter_options(wide, tmp_path)
+    assert main(*given, "--resume") == 2
+    assert "no run to go on with" in capsys.readouterr().err
+    assert main(*adapter_options(wide, adapted), "--quantize", "nf4", "--resume") == 2
+    assert "a finished one has none" in capsys.readouterr().err
+    monkeypatch.setattr(Engine, "step", lambda engine, lr: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(*given)
+    assert main(*adapter_options(wide, tmp_path, beta=0.4), "--resume") == 2
+    error = capsys.readouterr().err
+    assert "had beta = 0.5, this one has 0.4" in error and error.count("\n") == 1
+    (tmp_path / "state.pt").write_bytes(b"PK" + bytes(500))
+    assert main(*given, "--resume") == 2
+    error = capsys.readouterr().err
+    assert "is not a state to go on from" in error and error.count("\n") == 1
+
+
+# Other people's models and data
+
+
+def test_a_model_without_chat_template_and_a_tokenizer_without_pad_token_train(
+    wide, tmp_path, recwarn
+):
+    tiny_model(**WIDE).save_pretrained(tmp_path / "model")
+    tiny_tokenizer(chat_template=None, pad_token=None).save_pretrained(tmp_path / "model")
+    out = tmp_path / "out"
+    assert main(*adapter_options(wide, out, model=tmp_path / "model")) == 0
+    assert any("no chat template" in str(warning.message) for warning in recwarn)
+    loss = History.load(out / "history.json")["loss"]
+    assert loss[0] == pytest.approx(0.6931, abs=1e-3) and loss[-1] < loss[0]
+
+
+class GatedRepoError(OSError):
+    """As huggingface_hub's: transformers passes it on as an OSError."""
+
+
+def test_a_gated_model_says_where_to_accept_its_licence(wide, tmp_path, capsys, monkeypatch):
+    def gated(*arguments, **options):
+        raise GatedRepoError("You are trying to access a gated repo.\n401 Client Error.")
+
+    monkeypatch.setattr("rlhf_minimal.large_models.AutoConfig.from_pretrained", gated)
+    assert main(*adapter_options(wide, tmp_path, model="mistralai/Some-7B")) == 2
+    error = capsys.readouterr().err
+    for words in ("'mistralai/Some-7B' is behind a licence", "accept it", "HF_TOKEN"):
+        assert words in error
+    assert error.count("\n") == 1
+
+
+def test_pairs_come_from_the_hub_too(wide, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def download(repository, file, repo_type):
+        asked.append((repository, file, repo_type))
+        return str(wide / "pairs.jsonl")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    name = "hub:Anthropic/hh-rlhf:harmless-base/train.jsonl.gz"
+    assert main(*adapter_options(wide, tmp_path, steps=1, pairs=name)) == 0
+    assert set(asked) == {("Anthropic/hh-rlhf", "harmless-base/train.jsonl.gz", "dataset")}
+
+    def unreachable(*arguments, **options):
+        raise OSError("no network\nmore")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    capsys.readouterr()
+    assert main(*adapter_options(wide, tmp_path, pairs=name)) == 2
+    assert f"cannot fetch {name}: no network\n" in capsys.readouterr().err
+    assert main(*adapter_options(wide, tmp_path, pairs="hub:only/one")) == 2
+    assert "must be hub:OWNER/DATASET:FILE" in capsys.readouterr().err
+
+
 # Errors of the user
 
 
@@ -174,6 +445,10 @@ def test_ipo_runs(folder, tmp_path):
         ({"max-prompt": 300}, "--max-prompt is 300"),
         ({"gguf": "weights.gguf"}, "holds no weights.gguf; it holds"),
         ({"loss": "ipo", "label-smoothing": 0.1}, "--label-smoothing belongs to --loss dpo"),
+        ({"quantize": "nf4"}, "add --lora-rank 32"),
+        ({"lora-rank": 2, "lora-targets": "q_proj,wv"}, "no layer is called wv; there are ['down_"),
+        ({"lora-rank": 500}, "rank is 500"),
+        ({"lora-rank": 2, "quantize": "nf4"}, "q_proj has 32 inputs, no multiple of 64"),
     ],
 )
 def test_what_the_user_can_mend_is_told_in_one_line(folder, tmp_path, capsys, changes, words):
@@ -196,6 +471,13 @@ def test_what_the_user_can_mend_is_told_in_one_line(folder, tmp_path, capsys, ch
         ("schedule", "square"),
         ("held-out", "1"),
         ("seed", "-1"),
+        ("lora-rank", "0"),
+        ("lora-dropout", "1"),
+        ("lora-alpha", "0"),
+        ("quantize", "fp4"),
+        ("logits-chunk", "0"),
+        ("save-every", "0"),
+        ("dtype", "float64"),
     ],
 )
 def test_values_out_of_range_are_argument_errors(folder, tmp_path, capsys, name, value):
@@ -203,6 +485,21 @@ def test_values_out_of_range_are_argument_errors(folder, tmp_path, capsys, name,
         main(*options(folder, tmp_path, **{name: value}))
     assert stop.value.code == 2
     assert f"argument --{name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--merge",), "there are none without --lora-rank"),
+        (("--shard", "--quantize", "nf4", "--lora-rank", 2), "leave out --quantize"),
+    ],
+)
+def test_options_that_exclude_each_other_are_told_in_one_line(
+    folder, tmp_path, capsys, flags, words
+):
+    assert main(*options(folder, tmp_path), *flags) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
 
 
 # The loop and the numbers behind the command
