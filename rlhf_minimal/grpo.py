@@ -18,6 +18,7 @@ from rlhf_minimal.ppo import clipped_policy_loss
 __all__ = [
     "group_relative_advantages",
     "grpo_loss",
+    "informative_groups",
     "rloo_advantages",
     "rloo_loss",
     "train_grpo",
@@ -76,6 +77,26 @@ def group_relative_advantages(rewards, normalize_by_std: bool = True, eps: float
     return centred / (shifted.std(-1, keepdim=True) + eps)
 
 
+def informative_groups(rewards):
+    """Which groups have something to compare: not all their rewards are equal.
+
+    Without the others a batch costs less and loses nothing (Yu et al. 2025, arXiv 2503.14476,
+    sample until the batch is full of such groups). Compared are the rewards themselves: the mean of
+    equal numbers may differ from them in its last bit.
+
+    Args:
+        rewards: ``(B, G)``.
+
+    Returns:
+        ``(B,)``, booleans.
+
+    >>> informative_groups(torch.tensor([[1.0, 0.0, 1.0], [0.2, 0.2, 0.2]])).tolist()
+    [True, False]
+    """
+    _check_groups(rewards)
+    return (rewards != rewards[:, :1]).any(-1)
+
+
 def _check_groups(rewards) -> int:
     """The group size, after checks."""
     check_same_shape(rewards=rewards)
@@ -93,8 +114,9 @@ def grpo_loss(
 ):
     """The clipped surrogate plus β times the KL estimate k3, the mean over answer tokens.
 
-    Shao et al. 2024, equation 3, averaged over all tokens of the batch (as Liu et al. 2025 advise)
-    instead of within each answer first, which would favour long wrong answers.
+    Shao et al. 2024, equation 3, averaged over all tokens of the batch (as Yu et al. 2025, arXiv
+    2503.14476, do; Liu et al. 2025 divide by a constant) instead of within each answer first, which
+    would favour long wrong answers.
 
     Args:
         log_probs, old_log_probs, ref_log_probs: of the sampled tokens, ``(B, T)``; only the first
