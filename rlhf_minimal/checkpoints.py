@@ -27,7 +27,8 @@ __all__ = [
 
 
 def _facts(model) -> dict[str, str]:
-    return {name: f"{layer.rank} {float(layer.alpha)}" for name, layer in lora_layers(model).items()}
+    layers = lora_layers(model).items()
+    return {name: f"{layer.rank} {float(layer.alpha)}" for name, layer in layers}
 
 
 def save_lora(model, path, write: bool = True) -> None:
