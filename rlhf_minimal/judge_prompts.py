@@ -23,7 +23,10 @@ Answer (A): {first}
 
 Answer (B): {second}
 
-Say why in one sentence. Then end with your verdict: [[A]], [[B]], or [[tie]]."""
+{ending}"""
+
+EXPLAIN = "Say why in one sentence. Then end with your verdict: [[A]], [[B]], or [[tie]]."
+CHOOSE = "Reply with (A) or (B) and nothing else."
 
 SINGLE = """An assistant answered a question. Grade its answer from {low} (worst) to {high} (best).
 What counts: it is right, it answers what was asked, it is clear. Its length does not count.
@@ -50,14 +53,21 @@ NUMBER = r"(-?\d+(?:[.,]\d+)?)(?:\s*(?:/|out of)\s*(\d+))?(?![\d.,]*\d)"
 SCORE_CUES = re.compile(rf"(?i:\b(?:score|grade|rating)\b[^\d\n-]{{0,20}}?){NUMBER}")
 
 
-def pairwise_prompt(question: str, first: str, second: str, reference: str | None = None) -> str:
+def pairwise_prompt(
+    question: str, first: str, second: str, reference: str | None = None, explain: bool = True
+) -> str:
     """Ask which of two answers is better; with ``reference``, beside an answer known to be right.
+
+    Args:
+        explain: ask for a reason and then a verdict, to be parsed; else for "(A)" or "(B)" alone,
+            whose probabilities can be read.
 
     >>> print(pairwise_prompt("2 + 2?", "4", "5").splitlines()[-1])
     Say why in one sentence. Then end with your verdict: [[A]], [[B]], or [[tie]].
     """
     beside = REFERENCE.format(reference=reference) if reference is not None else ""
-    return PAIRWISE.format(question=question, first=first, second=second, reference=beside)
+    texts = dict(question=question, first=first, second=second, reference=beside)
+    return PAIRWISE.format(**texts, ending=EXPLAIN if explain else CHOOSE)
 
 
 def single_prompt(

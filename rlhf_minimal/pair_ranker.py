@@ -4,8 +4,8 @@ Follows Jiang, Ren & Lin 2023, "LLM-Blender", arXiv 2306.02561 (PairRM). A rewar
 answer a number, so its preferences can never go round in a circle; a ranker is free to, as people
 are (Tversky 1969, "Intransitivity of preferences"). The price: N answers cost N(N − 1) readings.
 
-Departures: a causal language model in place of their bidirectional encoder, hence two channels of
-one head that are averaged over all tokens; one comparison a pair in place of several metrics.
+Departures: a causal language model in place of their bidirectional encoder, so that only the answer
+that stands second sees the other; one comparison a pair in place of several metrics.
 
 Leaves out: GenFuser, which then writes an answer out of the best.
 """
@@ -18,7 +18,7 @@ from torch import nn
 
 from rlhf_minimal.checks import check_positive, check_same_shape
 from rlhf_minimal.history import History, progress
-from rlhf_minimal.log_probs import hidden_states, pad_sequences
+from rlhf_minimal.log_probs import hidden_states, pad_sequences, response_mask
 from rlhf_minimal.training import (
     adamw,
     learning_rate_factor,
@@ -69,7 +69,9 @@ def pair_ranker_loss(first_scores, second_scores, first_is_better):
 class PairRanker(nn.Module):
     """A language model's trunk that reads prompt, first answer, second answer; a score for each.
 
-    The end token behind the first answer keeps the two apart.
+    Averages of a head's channels over an answer's tokens: of channel 0 over the first answer, and
+    of channel 1 over the second one, which sees the first, make the first one's score; channel 2
+    over the second answer makes its own.
 
     Args:
         model: the trunk to start from; pass a copy, its weights will be trained. Its context must
@@ -79,22 +81,28 @@ class PairRanker(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.trunk = model
-        self.head = nn.Linear(model.get_output_embeddings().in_features, 2)
+        self.head = nn.Linear(model.get_output_embeddings().in_features, 3)
         nn.init.normal_(self.head.weight, std=self.head.in_features**-0.5)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, tokens, attention_mask):
-        """Scores ``(B, 2)`` of the answer that stands first and of the one that stands second."""
-        values = self.head(hidden_states(self.trunk, tokens, attention_mask))  # (B, T, 2)
-        real = (attention_mask != 0)[..., None]
-        return values.masked_fill(~real, 0.0).sum(1) / real.sum(1)
+    def forward(self, tokens, attention_mask, first, second):
+        """Scores ``(B, 2)``; ``first`` and ``second`` are 1 on that answer's tokens, ``(B, T)``."""
+        values = self.head(hidden_states(self.trunk, tokens, attention_mask))  # (B, T, 3)
+        over_first, over_second = (
+            (values * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, 3)
+            for mask in (first, second)
+        )
+        return torch.stack([over_first[:, 0] + over_second[:, 1], over_second[:, 2]], -1)
 
     def compare(self, prompts, firsts, seconds, pad_id: int = 0):
-        """The same for lists of token ids."""
-        rows = zip(prompts, firsts, seconds, strict=True)
+        """The same for lists of token ids, ``B`` of each; none of them empty."""
+        rows = list(zip(prompts, firsts, seconds, strict=True))
         tokens, mask = pad_sequences([[*p, *a, *b] for p, a, b in rows], pad_id)
+        begin = torch.tensor([len(p) for p, _, _ in rows])
+        middle = torch.tensor([len(p) + len(a) for p, a, _ in rows])
+        both, second = response_mask(mask, begin), response_mask(mask, middle)
         device = self.head.weight.device
-        return self(tokens.to(device), mask.to(device))
+        return self(*(tensor.to(device) for tensor in (tokens, mask, both - second, second)))
 
 
 def train_pair_ranker(
