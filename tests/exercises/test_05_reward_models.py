@@ -28,10 +28,15 @@ def one_game(g):
 
 @elo_update.probe
 def both_ratings(answer, case):
-    found = answer.elo_update(**case)
+    found = _two_numbers(answer.elo_update(**case))
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         return dict(ratings=found)                 # two ratings are asked: (a's, b's)
     return dict(rating_a=found[0], rating_b=found[1])
+
+
+def _two_numbers(found):
+    """A tensor or an array of two numbers as a list; anything else as it is."""
+    return found.tolist() if getattr(found, "shape", None) == (2,) else found
 
 
 def _expected(rating_a, rating_b, base=10.0, scale=400):
@@ -107,6 +112,39 @@ def k_fixed(rating_a, rating_b, score_a, k=32.0):
 def winner_pays(rating_a, rating_b, score_a, k=32.0):
     change = k * (score_a - _expected(rating_a, rating_b))
     return rating_a - change, rating_b + change
+
+
+@elo_update.mistake(
+    "Strengths are divided, a's rating by the sum of both. Ratings are logarithms: only their"
+    " difference counts, as 1/(1 + 10^((R_b − R_a)/400))."
+)
+def share_of_ratings(rating_a, rating_b, score_a, k=32.0):
+    change = k * (score_a - rating_a / (rating_a + rating_b))
+    return rating_a + change, rating_b - change
+
+
+@elo_update.mistake(
+    "The 400 is missing: a lead of three points would already be odds of a thousand to one."
+)
+def without_the_scale(rating_a, rating_b, score_a, k=32.0):
+    change = k * (score_a - 1 / (1 + 10 ** (rating_b - rating_a)))
+    return rating_a + change, rating_b - change
+
+
+@elo_update.mistake("b's rating has not moved. What a gains, b loses.")
+def opponent_forgotten(rating_a, rating_b, score_a, k=32.0):
+    return rating_a + k * (score_a - _expected(rating_a, rating_b)), rating_b
+
+
+@elo_update.mistake("Only a's new rating comes back; return both, (a's, b's).")
+def one_rating(rating_a, rating_b, score_a, k=32.0):
+    return rating_a + k * (score_a - _expected(rating_a, rating_b))
+
+
+@elo_update.mistake("A tie counts as a loss here. Its score is ½: use `score_a` as it comes.")
+def tie_as_loss(rating_a, rating_b, score_a, k=32.0):
+    change = k * ((score_a == 1) - _expected(rating_a, rating_b))
+    return rating_a + change, rating_b - change
 
 
 elo_update.equivalent("`300.0` becomes `600.0`", "a guard for ratings 120,000 points apart")
@@ -217,6 +255,34 @@ def stopped_early(wins):
 
 
 @fit_bradley_terry.mistake(
+    "Only one Newton step is taken. Its probabilities and its matrix are those of equal strengths:"
+    " compute them anew from the new strengths, and repeat until nothing moves."
+)
+def one_newton_step(wins):
+    games = wins + wins.T
+    information = torch.diag(games.sum(1)) / 4 - games / 4
+    return torch.linalg.solve(information + 1 / len(wins), (wins - games / 2).sum(1))
+
+
+@fit_bradley_terry.mistake(
+    "Only differences are determined, and here the exponentials of the strengths sum to 1. Subtract"
+    " the mean of the strengths."
+)
+def exponentials_sum_to_one(wins):
+    return _fit(wins).log_softmax(-1)
+
+
+@fit_bradley_terry.mistake(
+    "Newton's matrix cannot be inverted. Its rows sum to 0: add 1/n to each entry. (If you did,"
+    " look at the step's sign: where strengths run off, all p become 0 or 1, and the matrix 0.)"
+)
+def singular(wins):
+    games = wins + wins.T
+    information = torch.diag(games.sum(1)) - games
+    return torch.linalg.solve(information * 0, wins.sum(1) - games.sum(1) / 2)
+
+
+@fit_bradley_terry.mistake(
     "One is added to all counts, or a penalty pulls the strengths towards 0. That is a prior; the"
     " maximum of the likelihood is asked."
 )
@@ -260,6 +326,17 @@ def strengths_and_games(g):
     wins[ring, (ring + 1) % n] += 1
     strengths = g.normal(n).double()
     return dict(wins=wins.fill_diagonal_(0), strengths=strengths - strengths.mean())
+
+
+@bradley_terry_errors.probe
+def one_error_a_strength(answer, case):
+    try:
+        errors = answer.bradley_terry_errors(**case)
+    except torch.linalg.LinAlgError:
+        errors = torch.full_like(case["strengths"], float("nan"))
+    if isinstance(errors, torch.Tensor) and not (errors.abs() < 1000).all():
+        errors = torch.full_like(errors, float("nan"))     # what rounding makes of "no inverse"
+    return dict(errors=errors, inputs_after=case)
 
 
 def _information(wins, strengths):
@@ -337,6 +414,33 @@ def first_held(wins, strengths):
 )
 def half_widths(wins, strengths):
     return 1.96 * torch.linalg.pinv(_information(wins, strengths)).diagonal().sqrt()
+
+
+@bradley_terry_errors.mistake(
+    "The matrix has no inverse, and rounding makes numbers beyond all measure of it, or negative"
+    " variances, whose roots are NaN. The information's rows sum to 0: add 1/n to each *entry*"
+    " before you invert. (If you did: are the diagonal's sums positive, all else negative?)"
+)
+def no_inverse(wins, strengths):
+    return torch.linalg.inv(_information(wins, strengths)).diagonal().sqrt()
+
+
+@bradley_terry_errors.mistake(
+    "1/n is added to the diagonal alone. That pulls all strengths towards 0; asked is 1/n in"
+    " *every* entry, which touches only the direction in which all move together."
+)
+def identity_over_n(wins, strengths):
+    n = len(wins)
+    filled = _information(wins, strengths) + torch.eye(n).double() / n
+    return (torch.linalg.inv(filled) - 1 / n).diagonal().sqrt()
+
+
+@bradley_terry_errors.mistake(
+    "The strengths that were passed are not used: you fit again. Compute the information at"
+    " `strengths`."
+)
+def fitted_again(wins, strengths):
+    return torch.linalg.pinv(_information(wins, _fit(wins))).diagonal().sqrt()
 
 
 # -- 05.4 ---------------------------------------------------------------------------------------
@@ -455,13 +559,49 @@ def not_averaged(chosen, rejected, margin=0.0):
     return -F.logsigmoid(chosen - rejected - margin)
 
 
+@pairwise_loss.mistake(
+    "Every chosen answer is compared with every rejected one, also those of other pairs. Subtract"
+    " within the pairs: (B,) from (B,)."
+)
+def all_with_all(chosen, rejected, margin=0.0):
+    return -F.logsigmoid(chosen[:, None] - rejected - margin).mean()
+
+
+@pairwise_loss.mistake(
+    "The margin stands outside of the logarithm. There it adds a constant, which has no gradient:"
+    " chosen need not win by more."
+)
+def margin_outside(chosen, rejected, margin=0.0):
+    return (margin - F.logsigmoid(chosen - rejected)).mean()
+
+
+@pairwise_loss.mistake(
+    "`binary_cross_entropy` of a sigmoid cuts the loss off at 100 where σ rounds to 0, and with it"
+    " the gradient. Its form `..._with_logits`, or `F.logsigmoid`, does both at once."
+)
+def cut_at_one_hundred(chosen, rejected, margin=0.0):
+    p = torch.sigmoid(chosen - rejected - margin)
+    return F.binary_cross_entropy(p, torch.ones_like(p))
+
+
+@pairwise_loss.mistake(
+    "This is a hinge, max(0, margin − d). It is silent as soon as chosen leads by the margin;"
+    " Bradley–Terry's likelihood, −log σ(d − margin), is asked."
+)
+def hinge(chosen, rejected, margin=0.0):
+    return F.relu(margin - (chosen - rejected)).mean()
+
+
 SHAPES = "it decides whether the margin's shape is checked, not what is computed"
 pairwise_loss.equivalent("`margin.dim() > 0` becomes", SHAPES)
 pairwise_loss.equivalent("`0` becomes `1`", SHAPES)
 
 # -- 05.5 ---------------------------------------------------------------------------------------
 
-agreement_ceiling = exercise("agreement_ceiling", number="05.5", points=2)
+agreement_ceiling = exercise(
+    "agreement_ceiling", number="05.5", points=2,
+    tolerance=(1e-5, "a mean in float32; plain numbers are as good as tensors here"),
+)
 
 
 @agreement_ceiling.reference
@@ -482,10 +622,11 @@ def how_sure_people_are(g):
 
 @agreement_ceiling.probe
 def agreement_and_ceiling(answer, case):
-    found = answer.agreement_ceiling(**case)
+    found = _two_numbers(answer.agreement_ceiling(**case))
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         return dict(both=found)                    # two numbers are asked
-    return dict(agreement=found[0], ceiling=found[1], inputs_after=case)
+    agreement, ceiling = (x.item() if getattr(x, "shape", None) == () else x for x in found)
+    return dict(agreement=agreement, ceiling=ceiling, inputs_after=case)
 
 
 @agreement_ceiling.mistake(
@@ -555,6 +696,37 @@ def ceiling_is_agreement(probabilities):
 def upper_bound(probabilities):
     agreement, _ = two_means(probabilities)
     return agreement, (1 + (2 * agreement - 1).sqrt()) / 2
+
+
+@agreement_ceiling.mistake(
+    "The ceiling is the *smaller* of p and 1 − p: that is how often the best model is wrong."
+)
+def share_of_errors(probabilities):
+    p = probabilities
+    return (p**2 + (1 - p) ** 2).mean(), torch.minimum(p, 1 - p).mean()
+
+
+@agreement_ceiling.mistake(
+    "Agreement is m² with m = max(p, 1 − p): both side with the majority. Both may also side"
+    " against it, (1 − m)²."
+)
+def majority_only(probabilities):
+    m = torch.maximum(probabilities, 1 - probabilities)
+    return (m**2).mean(), m.mean()
+
+
+@agreement_ceiling.mistake(
+    "The ceiling is the share of pairs with p above ½, how often the best model says “the first”."
+    " It is right with max(p, 1 − p)."
+)
+def share_above_half(probabilities):
+    p = probabilities
+    return (p**2 + (1 - p) ** 2).mean(), (p > 0.5).float().mean()
+
+
+@agreement_ceiling.mistake("Only the agreement comes back; return both, (agreement, ceiling).")
+def agreement_alone(probabilities):
+    return two_means(probabilities)[0]
 
 
 @agreement_ceiling.mistake(
@@ -637,7 +809,10 @@ def values_and_padding(g):
     B, T = g.size(2, 5), g.size(3, 7)
     side = g.choice(["right", "right", "left"])
     mask = g.padding_mask(B, T, side=side).long()
-    return dict(values=g.normal(B, T), attention_mask=mask)
+    values = g.normal(B, T)
+    if g.choice([True, True, False]):              # a reward may be 0; it is no padding for that
+        values[0, mask[0].nonzero().max()] = 0.0
+    return dict(values=values, attention_mask=mask)
 
 
 @last_token_reward.probe
@@ -671,6 +846,31 @@ def count_less_one(values, attention_mask):
 def one_too_far(values, attention_mask):
     last = attention_mask.sum(-1).clamp(max=values.shape[1] - 1)
     return values.gather(-1, last[:, None]).squeeze(-1)
+
+
+@last_token_reward.mistake(
+    "Off by one: this is the token *before* the last. The last real one stands at the largest"
+    " position whose mask is 1; nothing is shifted here."
+)
+def one_too_near(values, attention_mask):
+    last = (torch.arange(values.shape[1]) * attention_mask).argmax(-1)
+    return values.gather(-1, (last - 1).clamp(min=0)[:, None]).squeeze(-1)
+
+
+@last_token_reward.mistake(
+    "The last value that is not 0 is read. A real token's value may be 0, too: look at the mask,"
+    " not at the values."
+)
+def last_not_zero(values, attention_mask):
+    return torch.stack([row[row != 0][-1] for row in values * attention_mask])
+
+
+@last_token_reward.mistake(
+    "Values at padding are set to 0, and then the last column is read: a 0 for every row that is"
+    " padded on the right."
+)
+def last_column_masked(values, attention_mask):
+    return (values * attention_mask)[:, -1]
 
 
 @last_token_reward.mistake(
