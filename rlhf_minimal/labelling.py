@@ -28,10 +28,12 @@ KEYS = """
 (() => {
   const root = () => document.querySelector(".NAME");
   const keys = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", t: "tie", u: "undo"};
+  let under = null;
+  document.addEventListener("mouseover", (event) => { under = event.target; }, true);
   document.addEventListener("keydown", (event) => {
     const box = root(), typing = event.target.closest && event.target.closest(
       "input, textarea, .cm-editor, [contenteditable=true]");
-    const here = box && (box.matches(":hover") || box.contains(document.activeElement));
+    const here = box && (box.contains(under) || box.contains(document.activeElement));
     if (!here || typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const button = keys[event.key] && box.querySelector(".label-" + keys[event.key]);
     if (!button) return;
