@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lab notebooks figures lint clean help
+.PHONY: demo test lab notebooks figures bench lint clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -24,6 +24,17 @@ notebooks: $(READY) ## build lessons/ and solutions/ from their sources, solutio
 figures: $(READY) ## draw every figure from its recorded numbers
 	@for script in figures/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
 
+bench: .venv-bench/.ready .venv-bench-ppo/.ready ## speed and memory beside the peers, about half an hour
+	.venv-bench/bin/python benchmarks/run.py $(BENCH)
+
+# The peers stay out of the course's environment; TRL's PPO is found in an older TRL only.
+.venv-bench/.ready: benchmarks/requirements.txt requirements.txt constraints.txt
+.venv-bench-ppo/.ready: benchmarks/requirements-ppo.txt requirements.txt constraints.txt
+.venv-bench/.ready .venv-bench-ppo/.ready:
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $<
+	touch $@
+
 lint: $(READY)   ## style
 	$(BIN)/ruff check .
 
@@ -34,4 +45,4 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 	touch $(READY)
 
 clean:           ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis out
+	rm -rf $(VENV) .venv-bench .venv-bench-ppo .pytest_cache .ruff_cache .hypothesis out
