@@ -677,23 +677,27 @@ agreement_ceiling = check(agreement_ceiling)
 # %% [markdown]
 # Now data: three SFT answers to each of 2,000 prompts, two to each of 800 held-out
 # prompts (dish and question, or name, dish and outcome, in combinations that nothing was
-# trained on). Since our annotator is simulated we know $p$ for each pair, and can turn
-# two dials: *temperature*, how hard small differences are to see, and *noise*, the share
-# $\varepsilon$ of labels that are turned round whatever the answers:
+# trained on; a prompt may come more than once). Since our annotator is simulated we know
+# $p$ for each pair, and can turn two dials: *temperature*, how hard small differences are
+# to see, and *noise*, the share $\varepsilon$ of labels that are turned round whatever
+# the answers:
 # $p' = (1-\varepsilon)\,p + \varepsilon\,(1-p)$.
 
 
 # %%
 def compare_all(texts, seed, answers_a_prompt):
-    """All pairs of different SFT answers to the same prompt: (text, answer, answer)."""
+    """Pairs of different SFT answers (text, answer, answer), and the place of each's prompt.
+    """
     written = kitchen.answers(
         kitchen.sft, [text for text in texts for _ in range(answers_a_prompt)], seed
     )
-    pairs = []
+    pairs, places = [], []
     for i, text in enumerate(texts):
         group = written[i * answers_a_prompt : (i + 1) * answers_a_prompt]
-        pairs += [(text, a, b) for a, b in itertools.combinations(group, 2) if a != b]
-    return pairs
+        new = [(text, a, b) for a, b in itertools.combinations(group, 2) if a != b]
+        pairs += new
+        places += [i] * len(new)
+    return pairs, places
 
 
 def scores_by(who, pairs):
@@ -710,8 +714,8 @@ def chance_first(scores, temperature=0.8, noise=0.0):
 
 train_texts = toy_world.sample_prompts(2000, seed=2)
 test_texts = toy_world.sample_prompts(800, seed=77, held_out=True)
-train = compare_all(train_texts, 3, 3)
-test = compare_all(test_texts, 4, 2)
+train, prompt_of = compare_all(train_texts, 3, 3)
+test, _ = compare_all(test_texts, 4, 2)
 gold_train, gold_test = scores_by(annotator, train), scores_by(annotator, test)
 is_summary = torch.tensor([toy_world.is_summary(text) for text, *_ in test])
 print(f"{len(train):,} pairs to learn from, {len(test)} to test on")
@@ -1166,20 +1170,18 @@ rating_loss = check(rating_loss)
 RATERS = {"offset": torch.tensor([2.2, 3.2, 4.6, 2.6, 5.0, 1.6]),
           "slope": torch.tensor([1.2, 0.6, 0.5, 1.0, 0.35, 1.3])}
 first_of = {}
-for i, (text, a, b) in enumerate(train):  # row and column of each different answer
-    first_of.setdefault((text, tuple(a)), (i, 0))
-    first_of.setdefault((text, tuple(b)), (i, 1))
+for i, (prompt, (_, a, b)) in enumerate(zip(prompt_of, train, strict=True)):
+    first_of.setdefault((prompt, tuple(a)), (i, 0))  # row and column of each answer
+    first_of.setdefault((prompt, tuple(b)), (i, 1))
 places = torch.tensor(list(first_of.values()))
 on_answers = on_train[places[:, 0], places[:, 1]]  # (answers, 131)
 gold_answers = gold_train[places[:, 0], places[:, 1]]
-texts = [text for text, _ in first_of]
-number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-group = torch.tensor([number[text] for text in texts])
+group = torch.tensor([prompt for prompt, _ in first_of])
 
 
 def ratings_of(rows, g):
     """Raters and their ratings, whole numbers from 1 to 7, of some answers."""
-    rater = torch.randint(6, (len(number),), generator=g)[group[rows]]
+    rater = torch.randint(6, (len(train_texts),), generator=g)[group[rows]]
     uniform = torch.rand(len(rows), generator=g).clamp(1e-9, 1 - 1e-7)
     gumbel = -torch.log(-torch.log(uniform))
     felt = gold_answers[rows] + 0.8 * gumbel
@@ -1206,7 +1208,7 @@ LEARNERS = ("ratings as given", "standardised by rater", "pairs of one rater")
 results = {}
 for prompts_rated, seed in itertools.product((50, 200, 800), range(SEEDS)):
     g = torch.Generator().manual_seed(100 + seed)
-    chosen_prompts = torch.randperm(len(number), generator=g)[:prompts_rated]
+    chosen_prompts = torch.randperm(len(train_texts), generator=g)[:prompts_rated]
     rows = torch.isin(group, chosen_prompts).nonzero()[:, 0]
     rater, ratings, felt = ratings_of(rows, g)
     mean = torch.stack([ratings[rater == r].mean() for r in range(6)])
@@ -1255,11 +1257,12 @@ plt.show()
 # As they are, the ratings mix two things: how good the answer is, and who was asked.
 # Taking each rater's mean and deviation out helps, on average, at every size.
 #
-# The pairs are immune to any scale by construction, and yet *do not beat the ratings as
-# given* here. They throw away much: ties, by how much, and every comparison
-# between answers to different prompts, which standardised ratings can use. And our
-# prompts went to raters by lot, so that scales were only noise. If generous raters get
-# the long answers, that is no noise any more but a bias, and no number of ratings
+# The pairs are immune to any scale by construction. They do better than the ratings as
+# given and, within the scatter, as well as the standardised ones, though they throw away
+# much: ties, by how much, and every comparison between answers to different prompts.
+# (Standardising needs enough ratings from each rater; pairs need no more than two.) And
+# our prompts went to raters by lot, so that scales were only noise. If generous raters
+# get the long answers, that is no noise any more but a bias, and no number of ratings
 # averages it out.
 #
 # Two assumptions flatter the ratings: our raters have one taste, and each keeps to his
