@@ -263,8 +263,8 @@ print(f"the reference itself: {start:.2f}; always the best answer: {top:.2f}")
 # ## 3 · Best-of-n: RLHF without training
 #
 # Sample $n$ answers, let the judge choose. No gradient, nothing to tune, and hard to beat
-# (Stiennon et al. 2020 and Nakano et al. 2021 use it). It pays at every answer instead of
-# once.
+# (for Nakano et al. 2021 the best of 64 did better than RL). It pays at every answer
+# instead of once.
 #
 # ### 06.2 · `best_of_n` — difficulty 2 of 5, 8 minutes, 2 points
 #
@@ -613,7 +613,8 @@ def whiten(values, mask):
         mask: 1 where a value counts, shape (B, T).
 
     Returns:
-        Shape (B, T), zeros where the mask is 0. A single value becomes 0, not NaN.
+        Shape (B, T), zeros where the mask is 0. A single value becomes 0, not NaN (add
+        1e-8, and no more, to the variance or to its root).
 
     Example: values [[1, 3, 99]] with mask [[1, 1, 0]] give [[−1, 1, 0]].
     """
@@ -686,10 +687,10 @@ for (name, runs), colour in zip(arrived.items(), (BLUE, GREEN), strict=True):
     for i, (_, history) in enumerate(runs):
         axes.plot(history["step"], history["kl"], color=colour, linewidth=1.3,
                   label=f"advantages {name}, three seeds" if i == 0 else None)
-fall = np.mean([h["kl"][0] / h["kl"][-1] for runs in arrived.values() for _, h in runs])
-power = int(math.log10(fall))
-axes.set(title=f"PPO with your functions reaches π*: the distance falls\n"
-         f"more than {10**power:,} times", yscale="log", xlabel="batches",
+fall = min(h["kl"][0] / h["kl"][-1] for runs in arrived.values() for _, h in runs)
+axes.set(title="PPO with your functions reaches π*: the distance falls\n"
+         f"to less than 1/{int(fall / 100) * 100} in every run", yscale="log",
+         xlabel="batches",
          ylabel="KL(π‖π*) (nats), exact")
 axes.legend(frameon=False)
 plain(axes)
@@ -709,22 +710,24 @@ plt.show()
 # `train_rlhf` is a loop of forty lines (`rlhf_minimal/rlhf.py`; read it now): sample a
 # batch of answers, score them, and then call *your* functions. The critic reads the
 # reward model's features through a new linear head (InstructGPT starts its value function
-# from the reward model too: Ouyang et al. 2022, appendix C.4).
+# from the reward model too: Ouyang et al. 2022, appendix C). The learning rate falls to 0
+# along a line, so that the policies come to rest; only the one without a price keeps it
+# to the end, for there we want to see how far it goes.
 #
 # **Predict** before you run: when β falls from 0.4 to 0, what do proxy, gold reward and
 # KL do? Which β has the best gold reward?
 
 # %%
 whose("kl_shaped_rewards", "token_advantages", "whiten")
-STEPS = {0.4: 40, 0.1: 40, 0.03: 40, 0.0: 60}  # the last one goes on longer
-PRICES = tuple(STEPS)
+PRICES = (0.4, 0.1, 0.03, 0.0)
+WILD = dict(steps=32, schedule="constant")  # for β = 0: full speed to the end
 
 
 def ppo(beta, **options):
     """A copy of the SFT model trained by PPO against the proxy; it and its history."""
     policy = copy.deepcopy(kitchen.sft)
     options = dict(
-        steps=STEPS[beta],
+        steps=40,
         beta=beta,
         seed=0,
         value_model=kitchen.reward_model.critic(),
@@ -742,7 +745,8 @@ def ppo(beta, **options):
 policies, runs, measured = {}, {}, {}
 print("\n   β   gold reward      proxy   KL (nats)   wins over SFT   tokens")
 for beta in PRICES:
-    policies[beta], runs[beta] = ppo(beta, watch=kitchen.watch_gold)
+    options = WILD if beta == 0 else {}
+    policies[beta], runs[beta] = ppo(beta, watch=kitchen.watch_gold, **options)
     m = measured[beta] = evaluate(kitchen, policies[beta])
     print(f"{beta:5.2f}  {m['gold']['mean']:5.2f} ± {m['gold']['se']:.2f} "
           f"{m['proxy']:10.2f} {m['kl']:10.2f} {m['win_rate']['mean']:14.0%} "
@@ -785,8 +789,8 @@ left.plot(root, wild["gold"], ".-", color=GOLD, label="gold reward")
 left.axhline(of_sft["gold"]["mean"], color=GREY, linewidth=1, linestyle=":")
 left.text(root.max(), of_sft["gold"]["mean"] - 0.1, "SFT's gold reward", ha="right",
           va="top", fontsize=9, color=GREY)
-left.set(title="β = 0: the judge is ever more pleased,\nand the answers are worth less "
-         "and less", xlabel="√KL from the SFT model (√nats)",
+left.set(title="β = 0: the judge is ever more pleased;\ngold rises a little, and then "
+         "falls and falls", xlabel="√KL from the SFT model (√nats)",
          ylabel="reward (a point a batch)")
 left.legend(frameon=False, loc="lower left")
 
@@ -802,7 +806,9 @@ for name, colour, marker in (("gold", GOLD, "o"), ("proxy", PROXY, "s")):
                color=colour, markerfacecolor="white", label=f"best-of-n, {name}")
 for beta, place in zip(priced, x, strict=True):
     right.annotate(f"β = {beta:g}", (place, measured[beta]["gold"]["mean"]),
-                   textcoords="offset points", xytext=(4, -13), fontsize=9)
+                   textcoords="offset points", fontsize=9,
+                   xytext=(4, -14) if place == min(x) else (-4, 8))
+right.margins(x=0.09)
 peak = max(priced, key=lambda b: measured[b]["gold"]["mean"])
 right.set(title=f"With a price, gold is highest at β = {peak:g} and falls below it;\n"
           "the proxy goes on rising", xlabel="√KL from the SFT model (√nats)",
@@ -832,11 +838,24 @@ for beta in (0.1, 0.0):
         print(f"  {text}\n    {words}{end}\n    proxy {proxy:.2f}, gold "
               f"{kitchen.gold(text, answer):.2f}")
 
+
+def enjoyed(answers):
+    """Mean and largest number of times that an answer says "enjoy"."""
+    times = [tokenizer.decode(answer).split().count("enjoy") for answer in answers]
+    return f"{np.mean(times):.2f} on average, at most {max(times)}"
+
+
+compared = [answer for pair in kitchen.pairs for answer in (pair.chosen, pair.rejected)]
+print('\n"enjoy", times an answer')
+print(f"  in the {len(compared):,} compared  {enjoyed(compared)}")
+print(f"  at β = 0             "
+      f"{enjoyed(kitchen.answers(policies[0.0], texts, seed=11))}")
+
 # %% [markdown]
 # Politeness was worth something to the annotator, so the reward model found polite words
-# good. In the SFT model's answers such a phrase comes once, if at all, and nobody ever
-# compared answers with seven of them. Out there the judge extrapolates: more of a good
-# thing is better. The policy walks that way. Nothing is malicious here, and nothing is
+# good. In the answers that were compared such words come once or twice, if at all (the
+# last lines above count one of them). Out there the judge extrapolates: more of a good thing is
+# better. The policy walks that way. Nothing is malicious here, and nothing is
 # broken: PPO did what it was asked to do. (At β = 0.1 the answers are short and end.)
 
 # %% [markdown]
@@ -852,9 +871,10 @@ for beta in (0.1, 0.0):
 #
 # ($\beta'$ is a fitted number, and not the price of a nat). Both are *empirical* forms,
 # chosen since they fitted. Both are linear in the two unknowns, so least squares needs
-# one line. Fit the first to the β = 0 run: one point a batch, 64 answers each. And then
-# do what is too rarely done: look at the residuals, try the other form on the same
-# points, and fit one part to predict the other.
+# one line. Fit the first to the β = 0 run: one point a batch, 64 answers each (so $d$ is
+# an estimate too, and rough where it is small). And then do what is too rarely done: look
+# at the residuals, try the other form on the same points, and fit one part to predict the
+# other.
 
 # %%
 FORMS = {"d (α − β' log d)": np.log, "d (α − β' d)": lambda d: d}
@@ -897,9 +917,10 @@ print(f"beyond d = 3: a straight line in KL, {slope:.3f} a nat, has R² = {share
 near = d_run < 4
 short = {form: fitted(d_run[near], gain_run[near], form) for form in FORMS}
 print(f"\nfitted where d < 4 ({near.sum()} batches), then asked for the last five:")
+ends = []
 for form, (coefficients, r2, _) in short.items():
-    guess = curve_of(form, coefficients, d_run[-5:]).mean()
-    print(f"{form:17s} R² = {r2:.3f} there; predicts {guess:6.2f}, measured "
+    ends.append(curve_of(form, coefficients, d_run[-5:]).mean())
+    print(f"{form:17s} R² = {r2:.3f} there; predicts {ends[-1]:6.2f}, measured "
           f"{gain_run[-5:].mean():6.2f}")
 
 # %%
@@ -918,16 +939,17 @@ for form, (colour, dash) in dashes.items():
 for form, colour in zip(FORMS, (RED, "#CC79A7"), strict=True):
     left.plot(grid, curve_of(form, short[form][0], grid), ":", color=colour,
               label=f"{form}, from d < 4 alone")
-worst = min(fits["PPO, β = 0", form][1] for form in FORMS)
-left.set(title=f"PPO's run: R² is {worst:.2f} or more for both forms,\n"
-         "and the start does not say how it ends", xlabel="d = √KL",
+r2s = sorted(fits["PPO, β = 0", form][1] for form in FORMS)
+left.set(title=f"PPO's run: R² is {r2s[0]:.3f} and {r2s[1]:.3f},\n"
+         f"the start alone foretells an end at {ends[0]:.0f} or {ends[1]:.0f}",
+         xlabel="d = √KL (√nats)",
          ylabel="gold reward gained over SFT")
 left.legend(frameon=False, fontsize=8.5)
 middle.axhline(0, color="black", linewidth=0.8)
 middle.axhspan(-2 * noise, 2 * noise, color=GREY, alpha=0.15, linewidth=0,
                label="± 2 standard errors of a batch")
-middle.set(title="The first form's residuals are not noise:\nthey come in runs",
-           xlabel="d = √KL",
+middle.set(title="The residuals of both are not noise:\nthey come in runs",
+           xlabel="d = √KL (√nats)",
            ylabel="measured − fitted")
 middle.margins(y=0.3)
 middle.legend(frameon=False, fontsize=8.5, loc="upper left")
@@ -938,7 +960,7 @@ to_64 = np.linspace(0, 2.2, 100)[1:]
 for form, (colour, dash) in dashes.items():
     right.plot(to_64, curve_of(form, fits["best-of-n", form][0], to_64), dash,
                color=colour, label=f"{form}, R² = {fits['best-of-n', form][1]:.2f}")
-right.set(title="Best-of-n: both forms pass", xlabel="d = √(log n − (n − 1)/n)",
+right.set(title="Best-of-n: both forms pass", xlabel="d = √(log n − (n − 1)/n) (√nats)",
           ylabel="gold reward gained over SFT", ylim=(0, None))
 right.legend(frameon=False, fontsize=8.5, loc="lower right")
 plain(left, middle, right)
@@ -954,23 +976,22 @@ plt.show()
 #   $\alpha - \beta' - \beta'\log d$ is infinite at $d = 0$. But there even π* gains only
 #   $\sqrt{2\,\mathrm{Var}(r)}\;d$ (try it: for large β, $\pi^*$ gains
 #   $\mathrm{Var}(r)/\beta$ at a KL of $\mathrm{Var}(r)/2\beta^2$).
-# - **Which form is ahead is a matter of luck.** They are close here, and the order is not
-#   stable: with the package's functions, which differ from the worked answers only in how
-#   sums are rounded, the same run parted ways with this one and the second form was
-#   ahead. (After fifty updates on one's own samples a last digit has become another
-#   policy. Try other seeds: `ppo(0.0, seed=1, watch=kitchen.watch_gold)`.)
+# - **Which form is ahead says little.** It is one run, and the points of a run are no
+#   independent draws: each batch starts where the last one ended. Try other seeds,
+#   `ppo(0.0, seed=1, watch=kitchen.watch_gold, **WILD)`, before you believe in an order.
 # - **The fall has a simpler description.** Beyond $d = 3$ the policy adds one phrase
 #   after the other, and each costs about so many nats and loses about so much gold: a
 #   straight line in $\mathrm{KL} = d^2$. That is a fact about this kitchen, not a law.
-# - **The start does not say how it ends.** Fitted to $d < 4$ the two forms are much alike
-#   where they were fitted, and foretell ends that lie far apart. Nothing in the first
-#   part of the run tells which of the two to believe.
+# - **The start does not say how it ends.** Fitted to $d < 4$ alone, both forms explain
+#   about half of the variance where they were fitted, and foretell an end that is no worse
+#   than SFT. Nothing in the first part of the run announces the fall.
 # - **For best-of-n** both forms pass through all intervals. Five points and two
 #   parameters: with so little, a high R² is no evidence for a form, and the overfitting
 #   part $\beta'$ is hardly seen at all. Choosing among 32 answers does not go far enough.
 #
-# One seed, one world; our proxy is also far worse than theirs. What does carry over is
-# the shape: up, over a top, down, while the proxy rises. What does not is the formula.
+# One seed, one world, and a proxy that learned from ten thousand noisy comparisons. What
+# does carry over is the shape: up, over a top, down, while the proxy rises. What does not
+# is the formula.
 #
 # **Is the price better than stopping early?** Gao et al. found that a KL penalty raises
 # the *proxy* that is reached at a given KL, but not the gold reward: as far as gold is
@@ -990,8 +1011,9 @@ for beta in priced:
 # %% [markdown]
 # At the small divergences the price does better than stopping early, and in gold too. In
 # this world our result differs from theirs. A plausible reason: π* is the frontier, and a
-# run *with* a price goes on improving at its KL until it is near it, while a run without
-# one only passes by. Whether the gain is gold depends on how good the judge is at that
+# run *with* a price goes on improving at its KL until it is near it (and with a falling
+# learning rate comes to rest there), while a run without one only passes by, at full
+# speed. Whether the gain is gold depends on how good the judge is at that
 # distance, and near the reference ours is good. At the smallest β little is left of it.
 
 # %% [markdown]
@@ -1015,10 +1037,11 @@ def prepare_as_found(rewards, values, mask, lam=0.95):
 #
 # The returns are made of *whitened* advantages. The critic's target is
 # $V_t + (A_t - m)/s$ instead of $V_t + A_t$. Does it matter? Run it in the kitchen
-# against the right order, three seeds. A small batch will do; and for reasons that you
-# will see in a moment we run both with three judges who *agree on every comparison*: the
-# proxy as it is, the proxy plus 4 and the proxy minus 4. A reward model learns from
-# differences alone; nothing in its training fixes the constant (lesson 05).
+# against the right order. A small batch will do; and for reasons that you will see in a
+# moment we run both with three judges who *agree on every comparison*: the proxy as it is
+# and the proxy minus 4 (three seeds each), and the proxy plus 4 (one seed). A reward
+# model learns from differences alone; nothing in its training fixes the constant (lesson
+# 05).
 
 
 # %%
@@ -1031,7 +1054,8 @@ def keep(values, mask):
     return values
 
 
-WAYS, SEEDS = {"right": in_order, "as found": prepare_as_found}, (0, 1, 2)
+WAYS = {"right": in_order, "as found": prepare_as_found}
+SEEDS = {0.0: (0, 1, 2), -4.0: (0, 1, 2), 4.0: (0,)}  # by what is added to the judge
 
 
 def cost_of(way, shift, seed, lam=0.95):
@@ -1054,9 +1078,9 @@ def cost_of(way, shift, seed, lam=0.95):
 
 
 whose("token_advantages", "whiten")
-costs = {(shift, way): [cost_of(way, shift, seed) for seed in SEEDS]
-         for shift in (0.0, 4.0, -4.0) for way in WAYS}
-print("\njudge      order      gold reward, three seeds   tokens      values   returns")
+costs = {(shift, way): [cost_of(way, shift, seed) for seed in seeds]
+         for shift, seeds in SEEDS.items() for way in WAYS}
+print("\njudge      order      gold reward, each seed     tokens      values   returns")
 for (shift, way), rows in costs.items():
     golds = "  ".join(f"{row['gold']:5.2f}" for row in rows)
     tokens, value, target = (np.mean([row[name] for row in rows])
@@ -1068,7 +1092,7 @@ for (shift, way), rows in costs.items():
 # With the judge as it is the bug costs nothing that three seeds could show: it would
 # live in a code base for years. With the stern one (−4) it ruins the answers: far too
 # long, and worth less than SFT's. With the generous one (+4) it makes them curt, at
-# little or no cost in gold here.
+# little cost in gold in the one seed here.
 #
 # **Understand it.** Compare the columns "values" and "returns": the right critic learns
 # the level of the returns, the other one never does.
@@ -1091,7 +1115,7 @@ for (shift, way), rows in costs.items():
 # judge.
 
 # %%
-costs[-4.0, "as found, λ = 1"] = [cost_of("as found", -4.0, s, lam=1.0) for s in SEEDS]
+costs[-4.0, "as found, λ = 1"] = [cost_of("as found", -4.0, s, lam=1.0) for s in (0, 1)]
 golds = "  ".join(f"{row['gold']:5.2f}" for row in costs[-4.0, "as found, λ = 1"])
 tokens = np.mean([row["length"] for row in costs[-4.0, "as found, λ = 1"]])
 print(f"proxy −4, as found, λ = 1: gold {golds}, {tokens:.1f} tokens")
@@ -1105,8 +1129,8 @@ for axes, name, label in ((left, "gold", "gold reward"), (right, "length", "toke
             place = j + 0.14 * (2 * i - 1)
             axes.plot([place] * len(values), values, "o", color=colour,
                       label=way if j == 0 else None)
-    axes.plot([0.0] * 3, [r[name] for r in costs[-4.0, "as found, λ = 1"]], "x",
-              color=GREY, label="as found, λ = 1")
+    cured = [row[name] for row in costs[-4.0, "as found, λ = 1"]]
+    axes.plot([0.0] * len(cured), cured, "x", color=GREY, label="as found, λ = 1")
     axes.set_xticks(range(3), ["proxy − 4", "proxy", "proxy + 4"])
     axes.set(xlabel="the judge", ylabel=label, xlim=(-0.5, 2.5))
 right.set_ylim(0, None)
@@ -1270,13 +1294,15 @@ print(f"keys and values of a token while it writes: {cache / 1024:.0f} KiB; of 6
 # <details>
 # <summary>What we think</summary>
 #
-# For this hack, yes: one look at an answer with seven thanks and the annotator prefers
-# another. Collecting comparisons again and again is what Bai et al. (2022) did every
-# week. The next policy then looks for the next gap; it becomes harder to find.
+# For this hack, yes: one look at an answer that repeats itself to the end and the
+# annotator prefers another. Collecting new comparisons of the newest policies again and
+# again, about once a week, is what Bai et al. (2022) did. The next policy then looks for
+# the next gap; it becomes harder to find.
 #
 # </details>
 #
-# 5. Best of 16 beats several of our trained policies, at a smaller KL. Why train at all?
+# 5. Best of 16 is as good as the best of our trained policies, at a smaller KL. Why train
+#    at all?
 #
 # <details>
 # <summary>What we think</summary>
