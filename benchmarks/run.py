@@ -77,6 +77,8 @@ def run_workload(name: str, given) -> dict:
         found["machine"].append(rates)
         shift = turn % len(variants)
         for variant_name, variant in variants[shift:] + variants[:shift]:
+            if variant.once and turn:
+                continue
             row = one_run(name, variant_name, variant, turn, given)
             found["runs"].append(row)
             print(f"{name:13} round {turn + 1}/{rounds}  {line(row)}", flush=True)

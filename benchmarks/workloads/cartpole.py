@@ -6,7 +6,7 @@ the first of them. Checks are due every 2,000 environment steps and are the same
 counts. Stable-Baselines3 runs with its defaults, and tuned: what RL Zoo recommends for CartPole-v1.
 The lectures' REINFORCE learns from one episode at a time.
 
-Leaves out: CleanRL, whose releases with PPO do not install on Python 3.11 or later.
+Leaves out: CleanRL, whose releases of the last years do not install on Python 3.11 or later.
 """
 
 import time

@@ -63,7 +63,8 @@ class Variant(NamedTuple):
 
     run: object
     options: Mapping = MappingProxyType({})
-    python: str = "bench"  # or "ppo": the environment with the last TRL that had PPO
+    python: str = "bench"  # or "ppo": the environment with the TRL that had PPO
+    once: bool = False  # in the first round only: a peer's defaults, many times slower here
 
 
 # --- models and data ------------------------------------------------------------------------------

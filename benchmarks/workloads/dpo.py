@@ -33,7 +33,8 @@ def variants(shape, batch_size: int, steps: int, default_steps: int) -> dict:
     sizes = dict(shape=shape, batch_size=batch_size)
     full = sizes | dict(steps=steps)
     return {
-        "TRL, its defaults": Variant(theirs, sizes | dict(steps=default_steps, tuned=False)),
+        "TRL, its defaults": Variant(
+            theirs, sizes | dict(steps=default_steps, tuned=False, warm_up=1), once=True),
         "TRL tuned": Variant(theirs, full | dict(tuned=True)),
         "TRL tuned" + PRECOMPUTED: Variant(theirs, full | dict(tuned=True, precompute=True)),
         "ours, same model": Variant(ours, full | dict(build=gpt2)),
@@ -69,17 +70,18 @@ def ours(quick, turn, name, shape, batch_size, steps, build) -> dict:
     return result(shape, model, rates, batch_size, steps, before, loss, clock)
 
 
-def theirs(quick, turn, name, shape, batch_size, steps, tuned, precompute=False) -> dict:
+def theirs(quick, turn, name, shape, batch_size, steps, tuned, precompute=False,
+           warm_up=WARM_UP) -> dict:
     import datasets
     from trl import DPOConfig, DPOTrainer
 
     before, steps = now_mib(), 2 if quick else steps
     quieten()
-    pairs = random_pairs(shape, batch_size * (WARM_UP + steps))
-    pairs = in_our_order(pairs, batch_size, WARM_UP + steps)
-    clock, model = Clock(WARM_UP), gpt2(shape)
+    pairs = random_pairs(shape, batch_size * (warm_up + steps))
+    pairs = in_our_order(pairs, batch_size, warm_up + steps)
+    clock, model = Clock(warm_up), gpt2(shape)
     options = dict(beta=BETA, learning_rate=LR, per_device_train_batch_size=batch_size,
-                   max_steps=WARM_UP + steps, train_sampling_strategy="sequential")
+                   max_steps=warm_up + steps, train_sampling_strategy="sequential")
     if tuned:
         options["precompute_ref_log_probs"] = precompute
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +92,7 @@ def theirs(quick, turn, name, shape, batch_size, steps, tuned, precompute=False)
             processing_class=tokenizer(shape), callbacks=[ticking(clock)],
         )
         loss = trainer.train().training_loss
-    tokens = trainer._total_train_tokens / (WARM_UP + steps)
+    tokens = trainer._total_train_tokens / (warm_up + steps)
     if tokens != 2 * batch_size * shape.length:
         raise RuntimeError(f"TRL saw {tokens} tokens a step, not {2 * batch_size * shape.length}")
     rates = {name: batch_size / clock.per_step}

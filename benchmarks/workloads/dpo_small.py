@@ -4,7 +4,7 @@ import dpo
 from common import SMALL, run_variant
 
 TITLE = "DPO, 0.86 M parameters, pairs of 48 tokens, batch 32, fp32"
-VARIANTS = dpo.variants(SMALL, batch_size=32, steps=20, default_steps=4)
+VARIANTS = dpo.variants(SMALL, batch_size=32, steps=20, default_steps=2)
 AIMS = dpo.aims(same=1.8, own=2.2, memory=0.8)
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def result(name, model, steps, before, clock, like_for_like) -> dict:
 
 
 VARIANTS = {
-    "TRL 1.9.2, its defaults": Variant(theirs, dict(tuned=False), "ppo"),
+    "TRL 1.9.2, its defaults": Variant(theirs, dict(tuned=False), "ppo", once=True),
     "TRL 1.9.2 tuned": Variant(theirs, dict(tuned=True), "ppo"),
     "ours like for like, our GPT": Variant(ours, dict(build=our_gpt, like_for_like=True), "ppo"),
     "ours like for like, same model": Variant(ours, dict(build=gpt2, like_for_like=True), "ppo"),

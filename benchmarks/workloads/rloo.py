@@ -55,7 +55,7 @@ def theirs(quick, turn, name, kind, tuned, beta=BETA) -> dict:
     import trl
 
     trainer_class, config_class = getattr(trl, f"{kind}Trainer"), getattr(trl, f"{kind}Config")
-    before, steps = now_mib(), 1 if quick else STEPS if tuned else 2
+    before, steps = now_mib(), 1 if quick else STEPS if tuned else 1
     quieten()
     clock, model, lengths = Clock(WARM_UP), gpt2(SMALL), []
 
@@ -96,7 +96,7 @@ def result(name, model, steps, before, length, clock) -> dict:
 
 
 VARIANTS = {
-    "TRL, its defaults": Variant(theirs, dict(kind="RLOO", tuned=False)),
+    "TRL, its defaults": Variant(theirs, dict(kind="RLOO", tuned=False), once=True),
     "TRL tuned": Variant(theirs, dict(kind="RLOO", tuned=True)),
     "TRL GRPO tuned, no reference": Variant(theirs, dict(kind="GRPO", tuned=True, beta=0.0)),
     "ours, same model": Variant(ours, dict(build=gpt2)),

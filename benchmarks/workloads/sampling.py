@@ -25,19 +25,19 @@ BATCHES = (64, 256)
 def ours(quick, turn, name, build, use_cache=None) -> dict:
     from rlhf_minimal.sampling import generate
 
-    model = build(SMALL).eval()
+    before, model = now_mib(), build(SMALL).eval()
 
     def sample(prompts):
         return generate(model, prompts, max_new_tokens=SMALL.answer, end_id=SMALL.vocab,
                         pad_id=PAD, use_cache=use_cache)[0]
 
-    return measured(quick, name, model, sample)
+    return measured(quick, name, before, model, sample)
 
 
 def theirs(quick, turn, name, use_cache=True) -> dict:
     import torch
 
-    model = gpt2(SMALL).eval()
+    before, model = now_mib(), gpt2(SMALL).eval()
     model.generation_config.eos_token_id = SMALL.vocab
 
     def sample(prompts):
@@ -47,28 +47,31 @@ def theirs(quick, turn, name, use_cache=True) -> dict:
                 max_new_tokens=SMALL.answer, pad_token_id=PAD, use_cache=use_cache,
             )
 
-    return measured(quick, name, model, sample)
+    return measured(quick, name, before, model, sample)
 
 
-def measured(quick, name, model, sample) -> dict:
+def measured(quick, name, before, model, sample) -> dict:
     import torch
 
-    before, rates, seconds = now_mib(), {}, []
+    rates, seconds, cpu = {}, [], {}
     for batch in BATCHES:
         prompts = torch.randint(2, SMALL.vocab, (batch, SMALL.prompt))
-        times = []
+        times, spent = [], []
         for _ in range(2 if quick else 8):
+            started_cpu = time.process_time()
             started = time.perf_counter()
             tokens = sample(prompts)
             times.append(time.perf_counter() - started)
+            spent.append(time.process_time() - started_cpu)
             if tokens.shape != (batch, SMALL.length):
                 raise RuntimeError(f"sampled {tuple(tokens.shape)}")
         rates[f"{name}, batch {batch}"] = batch * (len(times) - 1) / sum(times[1:])
+        cpu[f"batch {batch}"] = sum(spent[1:]) / (len(spent) - 1)
         seconds += [round(s, 4) for s in times]
     weights = 4 * parameters(model) * SMALL.answer  # read again for each token
     return {
         "rates": rates, "unit": "completions/s", "after_imports_mib": before,
-        "parameters": parameters(model), "seconds": seconds,
+        "parameters": parameters(model), "seconds": seconds, "cpu_per_step": cpu,
         "flop": dict.fromkeys(rates, forward_flop(SMALL)),
         "bytes": {f"{name}, batch {batch}": weights / batch for batch in BATCHES},
     }
