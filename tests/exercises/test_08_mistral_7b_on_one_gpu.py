@@ -38,7 +38,8 @@ def shapes_of_a_model(g):
     adapted = g.sample(shapes, g.integer(1, 4))
     tokens = 10 * g.integer(3, 9)
     return dict(
-        weights=1000 * g.integer(5, 90), bits=g.choice([4, 4.5, 8, 16]), adapted=adapted,
+        # 16 divides the weights, so that bytes are whole and `//` is as right as `/`
+        weights=16_000 * g.integer(2, 9), bits=g.choice([4, 4.5, 8, 16]), adapted=adapted,
         rank=g.choice([2, 4, 8]), depth=depth, width=width, tokens=tokens, vocabulary=vocabulary,
         chunk=g.choice([tokens // 3, tokens // 2, tokens + 7, tokens + 11]),
     )
@@ -110,6 +111,26 @@ def product_of_widths(**case):
         return dict(adapters=4 * trained, gradients=4 * trained, optimizer=8 * trained)
 
     return _ledger(change)(**case)
+
+
+@memory_ledger.mistake(
+    "An adapter is counted as large as its layer, out · in. It is two thin matrices: rank · in and"
+    " out · rank numbers."
+)
+def whole_layer(**case):
+    def change(c, right):
+        trained = sum(o * i for o, i in c["adapted"])
+        return dict(adapters=4 * trained, gradients=4 * trained, optimizer=8 * trained)
+
+    return _ledger(change)(**case)
+
+
+@memory_ledger.mistake(
+    "AdamW's entry holds the trained numbers or their gradients too. Those have entries of their"
+    " own: here count its two means alone, 8 bytes for each trained number."
+)
+def gradients_in_the_optimizer(**case):
+    return _ledger(lambda c, right: dict(optimizer=1.5 * right["optimizer"]))(**case)
 
 
 @memory_ledger.mistake(
@@ -456,6 +477,35 @@ def zero_by_zero(weight, levels, block_size):
 
 
 @quantize_nf4.mistake(
+    "A block of zeros has the scale 0, and 0/0 is NaN: no level is nearest to it, and `argmin`"
+    " answers 0, the code of −1. Divide by something else there."
+)
+def nearest_to_nan(weight, levels, block_size):
+    rows = weight.reshape(-1, block_size)
+    scales = rows.abs().amax(-1)
+    shares = rows / scales[:, None]
+    return _pack((shares[..., None] - levels).abs().argmin(-1)), scales
+
+
+@quantize_nf4.mistake(
+    "The number that stood in for a scale of 0 in the division is returned as the scale. A block of"
+    " zeros keeps the scale 0: guard a copy."
+)
+def stand_in_returned(weight, levels, block_size):
+    rows = weight.reshape(-1, block_size)
+    scales = _safe(rows.abs().amax(-1))
+    return _pack(_numbered(rows / scales[:, None], levels)), scales
+
+
+@quantize_nf4.mistake(
+    "Right numbers, and eight bytes for each: two codes share *one* byte, `torch.uint8`."
+)
+def eight_bytes(weight, levels, block_size):
+    packed, scales = blocks_to_codes(weight, levels, block_size)
+    return packed.long(), scales
+
+
+@quantize_nf4.mistake(
     "Scaled by the block's standard deviation: then the largest weights lie outside of [−1, 1] and"
     " are cut off. The scale is the largest magnitude."
 )
@@ -621,11 +671,36 @@ def fresh_layer(answer, case):
     layer(case["x"]).square().sum().backward()
     trained = sorted(name for name, p in layer.named_parameters() if p.requires_grad)
     return dict(
-        output=layer(case["x"]), trained=trained, scaling=layer.scaling, enabled=layer.enabled,
-        shape_a=list(layer.lora_a.shape), shape_b=list(layer.lora_b.shape), b=layer.lora_b,
+        shape_of_lora_a=str(tuple(layer.lora_a.shape)),
+        shape_of_lora_b=str(tuple(layer.lora_b.shape)),
+        lora_b_at_the_start=layer.lora_b, output=layer(case["x"]), trained=trained,
+        numbers_kept=sum(p.numel() for p in layer.parameters()),
+        scaling=layer.scaling, enabled=layer.enabled,
         a_is_zero=[(row == 0).all().item() for row in layer.lora_a.detach()],
         base_kept=layer.base.weight, base_gradient=layer.base.weight.grad is None,
     )
+
+
+class _Packed(nn.Module):
+    """Stands for a 4-bit layer: what it keeps as `weight` has neither W's shape nor its values."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight = nn.Parameter(layer.weight.detach().reshape(-1, 1) / 2)
+        self.bias = layer.bias
+
+    def forward(self, x):
+        return F.linear(x, 2 * self.weight.view(self.out_features, -1), self.bias)
+
+
+@lora_linear.probe
+def a_base_that_is_no_linear(answer, case):
+    """A base whose weight cannot be looked at: only calling it gives W·x."""
+    layer = answer.LoRALinear(_Packed(_layer(case)), len(case["a"]), case["alpha"])
+    layer.lora_a.data, layer.lora_b.data = case["a"].clone(), case["b"].clone()
+    return dict(packed_base=layer(case["x"]),
+                trained=sorted(n for n, p in layer.named_parameters() if p.requires_grad))
 
 
 @lora_linear.probe
@@ -648,14 +723,15 @@ def types_and_dropout(answer, case):
     """A base in bfloat16: adapters float32, output bfloat16. Dropout: in training only."""
     rank = len(case["a"])
     layer = answer.LoRALinear(_layer(case, torch.bfloat16), rank, case["alpha"])
-    kinds = [str(p.dtype) for p in (layer.lora_a, layer.lora_b)]
+    type_of = dict(lora_a=str(layer.lora_a.dtype), lora_b=str(layer.lora_b.dtype))
     layer.lora_a.data, layer.lora_b.data = case["a"].clone(), case["b"].clone()
-    kinds.append(str(layer(case["x"].bfloat16()).dtype))
+    type_of["output"] = str(layer(case["x"].bfloat16()).dtype)
     layer = answer.LoRALinear(_layer(case), rank, case["alpha"], dropout=0.5)
     layer.lora_a.data, layer.lora_b.data = case["a"].clone(), case["b"].clone()
     torch.manual_seed(case["seed"])
-    noisy = layer(case["x"])
-    return dict(kinds=kinds, noisy=noisy, quiet=layer.eval()(case["x"]))
+    training = layer(case["x"])
+    return dict(type_of=type_of, evaluation_with_dropout=layer.eval()(case["x"]),
+                training_with_dropout=training)
 
 
 class _Base(LoRALinear):
@@ -681,6 +757,55 @@ class ScaledByAlpha(_Base):
     def __init__(self, base, rank, alpha, dropout=0.0):
         super().__init__(base, rank, alpha, dropout)
         self.scaling = alpha
+
+
+@lora_linear.mistake(
+    "The scale is upside down: it is α/r, not r/α."
+)
+class UpsideDown(_Base):
+    def __init__(self, base, rank, alpha, dropout=0.0):
+        super().__init__(base, rank, alpha, dropout)
+        self.scaling = rank / alpha
+
+
+@lora_linear.mistake(
+    "Both matrices are transposed: A is (r, in) and B is (out, r), as in h = Wx + (α/r)·B·A·x. The"
+    " product would be the same, but saved files would fit nobody else's."
+)
+class Transposed(_Base):
+    def __init__(self, base, rank, alpha, dropout=0.0):
+        super().__init__(base, rank, alpha, dropout)
+        self.lora_a.data, self.lora_b.data = self.lora_a.data.T, self.lora_b.data.T
+
+    def forward(self, x):
+        output = self.base(x)
+        if not self.enabled:
+            return output
+        narrow = self.dropout(x).float() @ self.lora_a
+        return output + (self.scaling * narrow @ self.lora_b).to(output.dtype)
+
+
+@lora_linear.mistake(
+    "There is a second weight as large as the base's (`nn.Linear.__init__` makes one, and it would"
+    " stand in memory in 32 bits). Keep base, A and B, and nothing else."
+)
+class SecondWeight(_Base):
+    def __init__(self, base, rank, alpha, dropout=0.0):
+        super().__init__(base, rank, alpha, dropout)
+        second = torch.zeros(base.out_features, base.in_features)
+        self.second = nn.Parameter(second, requires_grad=False)
+
+
+@lora_linear.mistake(
+    "Dropout falls on the update's output. It belongs on its input, before A."
+)
+class DropsTheUpdate(_Base):
+    def forward(self, x):
+        output = self.base(x)
+        if not self.enabled:
+            return output
+        update = self.scaling * F.linear(F.linear(x.float(), self.lora_a), self.lora_b)
+        return output + self.dropout(update).to(output.dtype)
 
 
 @lora_linear.mistake(
@@ -908,6 +1033,18 @@ def reference_minus_policy(model, score, adapters_off):
 
 
 @log_ratios.mistake(
+    "On and off are exchanged: the policy is scored with the adapters off, the reference with them"
+    " on. The sign is turned, and no gradient reaches the adapters."
+)
+def policy_off_reference_on(model, score, adapters_off):
+    with adapters_off(model):
+        policy = score(model)
+    with torch.no_grad():
+        reference = score(model)
+    return policy - reference
+
+
+@log_ratios.mistake(
     "The policy is scored without gradients: put only the reference under `torch.no_grad()`."
 )
 def policy_without_gradient(model, score, adapters_off):
@@ -972,7 +1109,7 @@ def transcripts(g):
         turns.append([speaker, _sentence(g)])
         if g.bool(0.8):                            # now and then somebody speaks twice
             speaker = "Assistant" if speaker == "Human" else "Human"
-    if g.bool(0.5):
+    if g.bool(0.6 if turns[-1][0] == "Human" else 0.2):
         turns.append(["Assistant", ""])            # the end of a prompt
     text = "".join(f"\n\n{who}:{' ' * bool(said)}{said}" for who, said in turns)
     text = g.choice(["", "", g.word(), " \n"]) + text    # text before the first turn, or blank
@@ -981,8 +1118,8 @@ def transcripts(g):
 
 def _sentence(g):
     words = " ".join(g.words(g.integer(1, 4)))
-    extra = g.choice(["", " Human: no", "\n\nfirst: " + g.word(), "\n\n1. " + g.word()])
-    return words + extra                           # a colon or an empty line is no new turn
+    inside = [" Human: no", "\nHuman: she said", "\n\nfirst: " + g.word(), "\n\n1. " + g.word()]
+    return words + g.choice(["", *inside])         # a colon or an empty line is no new turn
 
 
 def _turns(text, pattern=r"(?:^|\n\n)(Human|Assistant):", strip=True):
@@ -1090,6 +1227,36 @@ def not_stripped(text):
 
 
 @split_conversation.mistake(
+    "Each piece is stripped, but not what was joined: an empty last turn behind another one of the"
+    " assistant leaves \"\\n\\n\" at the end. Strip after joining, or leave the empty turn out"
+    " before."
+)
+def joined_and_not_stripped(text):
+    messages = []
+    for turn in _turns(text):
+        if messages and messages[-1]["role"] == turn["role"]:
+            messages[-1]["content"] += "\n\n" + turn["content"]
+        else:
+            messages.append(dict(turn))
+    return _closed(messages)
+
+
+@split_conversation.mistake(
+    "One line break is enough here to start a turn; it is an empty line, \"\\n\\nHuman:\". A list"
+    " or a quoted dialogue inside an answer would be cut up."
+)
+def one_line_break(text):
+    return _closed(_joined(_turns(text, r"(?:^|\n)(Human|Assistant):")))
+
+
+@split_conversation.mistake(
+    "Turns of one speaker are joined by something else than an empty line, \"\\n\\n\"."
+)
+def joined_by_one_line_break(text):
+    return _closed(_joined(_turns(text), by="\n"))
+
+
+@split_conversation.mistake(
     "The roles are exchanged: \"Human\" is the user."
 )
 def roles_exchanged(text):
@@ -1148,6 +1315,8 @@ def two_transcripts(g):
         prompts[first] = prompts[first][: -len(MARK)] + g.choice([" now", "?", f"{MARK} hm"]) + MARK
     if kind == "longer":                           # … and went on for another turn
         bad = f" {g.word()}\n\nHuman: {g.word()}{MARK}{bad}"
+    if kind == "plain" and g.bool(0.6):            # in a sentence it is no turn
+        bad += " My Assistant: no."
     if kind == "same":
         good = bad
     if kind == "no turn":
@@ -1237,6 +1406,21 @@ def at_the_first_turn(chosen, rejected):
     texts = []
     for text in (chosen, rejected):
         prompt, mark, answer = text.partition(MARK)
+        if not mark or not answer.strip():
+            return None
+        texts.append((prompt + mark, answer))
+    (prompt, good), (other, bad) = texts
+    return (prompt, good, bad) if prompt == other and good != bad else None
+
+
+@split_pair.mistake(
+    "\"Assistant:\" in the middle of an answer is taken for a turn. A turn starts behind an empty"
+    " line: \"\\n\\nAssistant:\"."
+)
+def mark_in_a_sentence(chosen, rejected):
+    texts = []
+    for text in (chosen, rejected):
+        prompt, mark, answer = text.rpartition("Assistant:")
         if not mark or not answer.strip():
             return None
         texts.append((prompt + mark, answer))
