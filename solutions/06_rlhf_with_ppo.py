@@ -952,7 +952,7 @@ middle.set(title="The residuals of both are not noise:\nthey come in runs",
            xlabel="d = √KL (√nats)",
            ylabel="measured − fitted")
 middle.margins(y=0.3)
-middle.legend(frameon=False, fontsize=8.5, loc="upper left")
+middle.legend(frameon=False, fontsize=8.5, loc="lower right")
 errors = [1.96 * math.hypot(chosen[n][0]["se"], chosen[1][0]["se"]) for n in FEW]
 right.errorbar(d_bon, gain_bon, yerr=errors, fmt="o", color=BROWN, capsize=2,
                label="best of 2, 4, …, 32, 95%")
@@ -1039,9 +1039,8 @@ def prepare_as_found(rewards, values, mask, lam=0.95):
 # $V_t + (A_t - m)/s$ instead of $V_t + A_t$. Does it matter? Run it in the kitchen
 # against the right order. A small batch will do; and for reasons that you will see in a
 # moment we run both with three judges who *agree on every comparison*: the proxy as it is
-# and the proxy minus 4 (three seeds each), and the proxy plus 4 (one seed). A reward
-# model learns from differences alone; nothing in its training fixes the constant (lesson
-# 05).
+# (three seeds), the proxy minus 4 (two) and the proxy plus 4 (one). A reward model learns
+# from differences alone; nothing in its training fixes the constant (lesson 05).
 
 
 # %%
@@ -1055,7 +1054,7 @@ def keep(values, mask):
 
 
 WAYS = {"right": in_order, "as found": prepare_as_found}
-SEEDS = {0.0: (0, 1, 2), -4.0: (0, 1, 2), 4.0: (0,)}  # by what is added to the judge
+SEEDS = {0.0: (0, 1, 2), -4.0: (0, 1), 4.0: (0,)}  # by what is added to the judge
 
 
 def cost_of(way, shift, seed, lam=0.95):
@@ -1115,7 +1114,7 @@ for (shift, way), rows in costs.items():
 # judge.
 
 # %%
-costs[-4.0, "as found, λ = 1"] = [cost_of("as found", -4.0, s, lam=1.0) for s in (0, 1)]
+costs[-4.0, "as found, λ = 1"] = [cost_of("as found", -4.0, seed=0, lam=1.0)]
 golds = "  ".join(f"{row['gold']:5.2f}" for row in costs[-4.0, "as found, λ = 1"])
 tokens = np.mean([row["length"] for row in costs[-4.0, "as found, λ = 1"]])
 print(f"proxy −4, as found, λ = 1: gold {golds}, {tokens:.1f} tokens")
