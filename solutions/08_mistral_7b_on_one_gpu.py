@@ -286,7 +286,7 @@ plans = {
     "4 bits, scales\nin 8 bits": memory_ledger(
         weights, mean_bits(nf4.bits_per_weight()), **shapes, **step),
 }
-kinds = list(plans["16 bits"])
+kinds = ["weights", "adapters", "gradients", "optimizer", "activations", "logits"]
 print(f"\n{'GiB':34s}" + "".join(f"{kind:>12s}" for kind in (*kinds, "all")))
 for name, ledger in plans.items():
     row = [ledger[kind] / GIB for kind in kinds]
@@ -336,6 +336,11 @@ print("\nyours: " + ", ".join(
 del shape, layers, chosen_layers
 
 # %% [markdown]
+# They do. The activations do not count the same: yours are the inputs of all layers, the
+# package's also what the layer in work needs inside, and what scoring keeps around them.
+# (The command of section 11 goes one step further where bitsandbytes runs on a GPU:
+# AdamW's means in 8 bits each, a quarter of what stands here under "optimizer".)
+#
 # A lecture that publishes this run reports 5,233 MiB = 5.1 GiB for the 4-bit Mistral with
 # rank-32 adapters *before* training. The ledger's weights and adapters are less; a
 # process on a GPU also holds the driver's context and blocks that torch keeps for later.
@@ -589,12 +594,12 @@ for row, (name, (levels, colour, _)) in enumerate(types.items()):
 axes[0].set(title="NF4 puts its levels where the weights are", yticks=[], ylim=(0, 2.8),
             xlabel="weight / scale of its block (grey: density)")
 ratio = at_64["FP4", "Gaussian"] / at_64["NF4", "Gaussian"]
-titles = {"Gaussian": f"Blocks of 64: FP4 errs {ratio:.2f} times as much",
+titles = {"Gaussian": f"Gaussian, blocks of 64: FP4 errs {ratio:.2f}× NF4",
           "with outliers": "Outliers hurt; small blocks confine them"}
 for panel, (kind, title) in zip(axes[1:], titles.items(), strict=True):
     for name, (_, colour, dash) in types.items():
         panel.plot(block_sizes, errors[name, kind], dash, color=colour, label=name)
-    panel.set(title=title, xlabel="weights in a block", xscale="log", ylim=(0, 0.8),
+    panel.set(title=title, xlabel="weights in a block", xscale="log", ylim=(0, 0.6),
               ylabel="error / standard deviation")
     panel.set_xticks([16, 64, 256, 4096], ["16", "64", "256", "4096"])
     panel.minorticks_off()
@@ -648,8 +653,10 @@ print(f"saved on Mistral's {packed:,d} packed weights: "
 # g\,x^\top$, is zero in the first step and follows when $B$ has moved. Were both zero,
 # both would stay zero for ever.
 #
-# Why $\alpha/r$? Doubling the rank adds as many terms again to the update; dividing by
-# $r$ keeps its size, and the learning rate may stay.
+# Why $\alpha/r$? Doubling the rank adds as many terms again to the update. Dividing by
+# $r$ is meant to make up for it, so that the learning rate may stay when the rank
+# changes. (Independent terms grow like $\sqrt r$ only; Kalajdzievski (2023) argues for
+# $\alpha/\sqrt r$.)
 #
 # **The reference for nothing.** DPO compares policy and reference. With $B\,A$ switched
 # off the model is exactly the reference. One set of weights plays both parts.
@@ -752,8 +759,9 @@ whose("LoRALinear")
 #
 # Bai et al. (2022) let people chat with a model that gives two answers a turn, and asked
 # which is better: more helpful, or (in `harmless-base`) less harmful. 160,800 training
-# and 8,552 test pairs are public, under the MIT licence. A row holds two whole
-# transcripts:
+# and 8,552 test pairs are public, under the MIT licence. The data's card says what they
+# are for: comparing, as here, and *not* SFT on the chosen answers, many of which are
+# merely the less harmful of two. A row holds two whole transcripts:
 #
 # ```
 # {"chosen":   "\n\nHuman: …\n\nAssistant: …\n\nHuman: …\n\nAssistant: a good answer",
@@ -856,8 +864,8 @@ def split_conversation(text):
     A turn starts with "\\n\\nHuman:" or "\\n\\nAssistant:", or with "Human:" or
     "Assistant:" at the very beginning; nowhere else. Text before the first turn, if it
     is not blank, is the user's. Two turns of one speaker in a row become one, joined by
-    "\\n\\n". A last turn of the assistant that is empty (the end of a prompt) is left
-    out.
+    "\\n\\n" and stripped again, so that an empty one adds nothing. A last turn of the
+    assistant that is empty (the end of a prompt) is left out.
 
     Returns:
         [{"role": "user" or "assistant", "content": stripped text}, …]
@@ -1338,12 +1346,20 @@ plt.show()
 #
 # The way back needs what the way there computed. **Gradient checkpointing** (Chen et al.
 # 2016) keeps each layer's *input* only, and computes the inside again when its turn
-# comes: one more forward pass, a third more arithmetic, for a fraction of the memory.
+# comes: one more forward pass, for a fraction of the memory. That is a third more
+# arithmetic where all weights are trained, and half as much again where most are frozen
+# (section 9 counts).
 #
 # **Logits** are the other giant: 512 tokens × 32,000 words × 4 bytes are 62 MiB, and the
 # softmax needs several such arrays. Two savings: prompts need none (no loss counts
 # there), and the answers' may come in pieces of 128 tokens, each computed again on the
 # way back.
+#
+# **A trap** lies here. Trainers that save logits in their own way often multiply the last
+# hidden states by `lm_head.weight`, past the layer and past an adapter on it: the adapter
+# gets no gradient, and nobody notices. The lecture puts one there. TRL 1.16 therefore
+# refuses an adapter on `lm_head` in DPO. This course *calls* the layer, piece by piece,
+# so its adapter is trained; the run below looks whether it moved.
 #
 # torch can tell what it keeps for the way back. Count it:
 
@@ -1454,6 +1470,8 @@ spent = f"{seconds:.0f} s" if device == "cuda" else f"{cpu_seconds:.0f} s of CPU
 print(f"{steps} steps on {len(train_pairs)} pairs, {spent}")
 print(f"loss of the first step {history['loss'][0]:.4f}, mean of the last ten "
       f"{history.mean('loss', last=10):.3f}")
+moved = model.get_output_embeddings().lora_b.abs().max().item()
+print(f"largest entry of B on lm_head: {moved:.4f} (it began at 0)")
 
 # %%
 def shown(name):
@@ -1720,8 +1738,9 @@ if size != "mistral":
 # <details>
 # <summary>What we think</summary>
 #
-# To refuse. Short evasive answers win in that file, because the longer ones helped;
-# without helpful pairs beside, a model learns that saying little is safe. Bai et al.
+# To refuse. Where the other answer helped with the crime, the evasive one wins (count:
+# in harmless-base's test file the chosen answer is the shorter one in 55% of the pairs).
+# Without helpful pairs beside, a model learns that saying little is safe. Bai et al.
 # (2022) train on both kinds, and report the tension between the two.
 #
 # </details>
@@ -1755,6 +1774,8 @@ if size != "mistral":
 #   2305.14314: NF4, double quantisation, adapters on 4-bit weights.
 # - E. Hu et al., *LoRA: low-rank adaptation of large language models*, 2021, arXiv
 #   2106.09685.
+# - D. Kalajdzievski, *A rank stabilization scaling factor for fine-tuning with LoRA*,
+#   2023, arXiv 2312.03732.
 # - A. Jiang et al., *Mistral 7B*, 2023, arXiv 2310.06825.
 # - R. Rafailov et al., *Direct preference optimization*, 2023, arXiv 2305.18290.
 # - Y. Bai et al., *Training a helpful and harmless assistant with reinforcement learning
