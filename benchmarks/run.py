@@ -4,6 +4,7 @@
     python benchmarks/run.py --only dpo_small --rounds 3  # a part; the rest of the page stays
     python benchmarks/run.py --quick --only rloo          # does it run? writes nothing
     python benchmarks/run.py --report                     # the page again, from results.json
+    make bench BENCH="--resume"                           # what is not recorded yet
 
 Each variant of a workload (``workloads/``) is a process of its own, and in each round all take
 their turn, first the machine itself: how many products of matrices it gives a second just now.
