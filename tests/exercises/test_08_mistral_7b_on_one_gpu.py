@@ -956,7 +956,7 @@ def a_model_with_adapters(g):
     width = g.size(3, 6)
     return dict(
         weight=g.normal(4, width), a=g.normal(2, width), b=g.normal(4, 2),
-        x=g.normal(g.size(2, 5), width), before=g.bool(0.7),
+        x=g.normal(g.size(2, 5), width),
     )
 
 
@@ -993,13 +993,14 @@ def values_gradients_and_switches(answer, case):
 
     def score(m):
         value = m(x).log_softmax(-1)[:, 0]
-        calls.append([layer.enabled, value.requires_grad])
+        recorded = "recorded" if value.requires_grad else "not recorded"
+        calls.append(f"adapters {'on' if layer.enabled else 'off'}, gradients {recorded}")
         return value
 
     ratios = answer.log_ratios(model, score, _switched_off)
     if ratios.requires_grad:
         (ratios * torch.linspace(0.5, 1.5, len(ratios))).sum().backward()
-    return dict(ratios=ratios, enabled_after=layer.enabled, calls=sorted(calls),
+    return dict(ratios=ratios, adapters_on_afterwards=layer.enabled, scored_with=sorted(calls),
                 grad_a=layer.lora_a.grad, grad_b=layer.lora_b.grad)
 
 
