@@ -144,6 +144,7 @@ def arguments():
 
 def main() -> int:
     given = arguments()
+    given.out.mkdir(parents=True, exist_ok=True)
     path, failed = given.out / "results.json", 0
     results = {"workloads": {}} if given.quick else read(path)
     for name in [] if given.report else given.only:

@@ -73,6 +73,7 @@ def section(found: dict) -> list[str]:
 def draw(found: dict, path: Path) -> None:
     """A column an axis: seconds above, memory below, both logarithmic, with the fitted line."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     points, fitted = curves(found), fits(found)
     if not fitted:
@@ -92,6 +93,10 @@ def draw(found: dict, path: Path) -> None:
             name = "time" if key == "seconds" else "memory"
             axes.set_title(f"{name} ∝ {axis}^{fit[key]:.2f}", fontsize=9)
             axes.set(xlabel=axis, ylabel=label if column == 0 else "")
+            axes.set_xticks(xs, [f"{x / 1e6:.2g} M" if x > 1e5 else str(x) for x in xs])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
             axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle("How a DPO step grows, our GPT, float32 on a CPU")
     figure.savefig(path, dpi=160)
