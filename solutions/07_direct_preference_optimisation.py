@@ -47,8 +47,11 @@ if "google.colab" in sys.modules:
 
 # %%
 import copy
+import json
+import math
 import time
 from functools import partial
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -56,6 +59,7 @@ import torch
 import torch.nn.functional as F
 from IPython.display import HTML
 
+import rlhf_minimal
 from autograder import check
 from rlhf_minimal import exact_preferences as exact
 from rlhf_minimal.exact import make_world, optimal_policy
@@ -787,12 +791,13 @@ heights = left.twinx()
 bins = np.linspace(-5, 5, 41)
 heights.hist([h[~mislabelled], h[mislabelled]], bins, stacked=True, alpha=0.7,
              color=[SKY, DPO], label=["label right", "label against gold"])
-heights.set_ylabel("pairs")
+heights.set(ylabel="pairs", ylim=(0, 1700))
 heights.spines["top"].set_visible(False)
 left.set(title="The margins after training, and what they weigh",
          xlabel="margin h = r̂(chosen) − r̂(rejected)", ylabel="weight in the gradient")
 left.set_zorder(heights.get_zorder() + 1)
 left.patch.set_visible(False)
+left.set_ylim(0, 1.25)
 left.legend(frameon=False, loc="upper left")
 heights.legend(frameon=False, loc="upper right")
 right.bar(range(1, 11), wrong, color=[DPO] + [SKY] * 9)
@@ -860,7 +865,7 @@ print(f"share of them that became likelier    {(sums[1] > sums[0]).float().mean(
 # for every $\beta$:
 
 # %%
-betas = np.geomspace(0.1, 4, 25)
+betas = np.geomspace(0.1, 4, 60)
 means = []
 for b in betas:
     ratio = optimal_policy(reference, rewards, float(b)) - reference
@@ -1026,11 +1031,11 @@ for name, (colour, dash) in STYLES.items():
     left.plot(history["step"], np.maximum(history["kl"], 1e-11), dash, color=colour,
               label=name)
 left.axhline(begins, color=GREY, linewidth=0.8)
-left.text(300, begins * 1.4, "the reference", ha="right", fontsize=8, color=GREY)
+left.text(300, begins * 0.6, "the reference", ha="right", fontsize=8, color=GREY)
 farther = runs["DPO, 1,000 a prompt"][1]["kl"][-1] > begins
 left.set(title="DPO reaches π* on all comparisons; on 1,000 noisy ones\nit "
          + ("ends farther away than it began" if farther else "comes no nearer"),
-         xlabel="steps, each on all of the comparisons", yscale="log", ylim=(1e-9, 20),
+         xlabel="steps, each on all of the comparisons", yscale="log", ylim=(1e-4, 9),
          ylabel="KL(π‖π*) (nats an answer)")
 left.legend(frameon=False, fontsize=8)
 grid = torch.linspace(-4, 8, 241)
@@ -1099,6 +1104,69 @@ for name, those in groups.items():
 # *A table has nothing that carries over from one answer to the next. A network does:
 # what it learns about "please" serves all answers. That tames the noise, and is why DPO
 # works in the kitchen at all.*
+
+# %% [markdown]
+# ## 10 · Label noise in the kitchen
+#
+# The annotator's own noise follows Bradley–Terry, and DPO's model of the world allows
+# for it. What if labels are turned round *blindly*, by tired clicks? We turned round a
+# share of the kitchen's labels and trained at β = 0.1, where the reference holds
+# loosely. This takes many runs, so the numbers are **recorded**: `python
+# figures/frontier.py --record` makes them anew, on several seeds, each with models,
+# samples and labels of its own.
+
+# %%
+recorded = json.loads(
+    (Path(rlhf_minimal.__file__).parents[1] / "figures" / "frontier.json").read_text()
+)
+seeds = recorded["runs"]
+print(f"recorded seeds: {recorded['seeds']}, measured on prompts {recorded['prompts']}")
+
+
+def over_seeds(values):
+    """Mean over seeds and its standard error."""
+    values = np.array(values)
+    return values.mean(), values.std(ddof=1) / len(values) ** 0.5
+
+
+def recorded_rows(table, **facts):
+    """A recorded table's row with these facts, one for each seed."""
+    return [next(row for row in seed[table] if facts.items() <= row.items())
+            for seed in seeds]
+
+
+def gain(rows):
+    """Gold reward above the same seed's SFT model."""
+    return [row["gold"] - seed["sft"]["gold"]
+            for row, seed in zip(rows, seeds, strict=True)]
+
+
+print("\nturned round  smoothing   gold above SFT     KL from SFT")
+for flipped in (0.0, 0.2, 0.4):
+    for smoothing in (0.0, 0.2):
+        rows = recorded_rows("label_noise", flipped=flipped, smoothing=smoothing)
+        (up, up_error), (kl, kl_error) = over_seeds(gain(rows)), over_seeds(
+            [row["kl"] for row in rows])
+        print(f"{flipped:11.0%} {smoothing:10.1f}   {up:6.2f} ± {up_error:.2f}   "
+              f"{kl:9.2f} ± {kl_error:.2f}")
+
+# %% [markdown]
+# Read it slowly, it is not what one expects. *Without* a single flip, plain DPO at this
+# small β gains least of all six: it runs far from SFT and over-optimises. A fifth of
+# the labels turned round makes it *better*, and does almost the same as smoothing by a
+# fifth. That is no accident. With flips of probability $\varepsilon$ the expected loss
+# of a pair is $(1-\varepsilon)\,\ell(h) + \varepsilon\,\ell(-h)$, which *is* the
+# smoothed loss. Blind noise shrinks the margins that are worth having; it holds the policy back,
+# as a larger β would, and it costs information.
+#
+# So smoothing is a brake. It helps most where DPO goes too far (no flips), and no
+# longer where noise brakes already (40%). What the noise *costs* shows at like distance:
+# with 40% flipped and no smoothing the policy stands about one nat from SFT, and gains much
+# less than DPO with the kitchen's own labels gains there (section 14). First turn β;
+# smooth when you know that labels are wrong more often than Bradley–Terry says.
+#
+# If the rate $\varepsilon$ is known, one can also undo the shrinking instead of adding
+# to it: Chowdhury et al. (2024) weigh the two terms so that the loss is unbiased.
 
 # %% [markdown]
 # ## 11 · SimPO, or: what are the reference and the mean for?
@@ -1213,6 +1281,47 @@ print(f"chosen answers have {lengths[:, 0].float().mean():.1f} tokens, rejected 
 # sequences than short ones. The reference is no decoration: it carries everything about
 # language that the comparisons do not say.
 #
+# Now with several seeds, and with a second annotator who likes length (0.2 of gold
+# reward a word). Recorded:
+
+# %%
+METHODS = {"DPO": DPO, "SimPO": SIMPO, "sums, no reference": GREY}
+figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.7), layout="constrained")
+found = {}
+for shift, taste in ((-0.2, 0.0), (0.2, 0.2)):
+    for place, (method, colour) in enumerate(METHODS.items()):
+        rows = recorded_rows("answer_length", taste=taste, method=method)
+        longer = [row["length"] - seed["sft"]["length"]
+                  for row, seed in zip(rows, seeds, strict=True)]
+        found[method, taste] = over_seeds(longer)
+        look = dict(color=colour, alpha=1.0 if taste == 0 else 0.5, capsize=3,
+                    hatch=None if taste == 0 else "//")
+        for axes, values in ((left, longer), (right, gain(rows))):
+            mean, error = over_seeds(values)
+            axes.bar(place + shift, mean, 0.38, yerr=error, **look)
+for axes in (left, right):
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(3), METHODS)
+d, s = found["DPO", 0.0][0], found["SimPO", 0.0][0]
+left.set(title=f"On the same labels DPO changes the length by {d:+.1f},\nSimPO by "
+         f"{s:+.1f} tokens (hatched: annotator who likes length)",
+         ylabel="tokens an answer, against SFT")
+right.set(title="What that is worth (gold reward)", ylabel="gold reward above SFT")
+tidy(left, right)
+plt.show()
+for (method, taste), (mean, error) in found.items():
+    print(f"{method:20s} {'likes length' if taste else 'as before':14s} "
+          f"{mean:+.1f} ± {error:.1f} tokens")
+
+# %% [markdown]
+# Two honest surprises. On the kitchen's own labels, which punish rambling, SimPO
+# shortens answers by more than DPO does: the taste for long answers that it starts with
+# is unlearned, and more than that. And where the *annotator* likes length, the division
+# by the length is no protection: SimPO's answers grow as much as DPO's, it goes farther
+# from SFT, and loses more. A normalised reward cannot tell a length that people were
+# fooled by from one that they wanted. (Meng et al. 2024 report that SimPO does not
+# lengthen the answers of large models much; their labels and models are others.)
+
 # %% [markdown]
 # ## 12 · Which token earned it?
 #
@@ -1287,10 +1396,11 @@ def coloured(words, credits):
     for word, credit in zip(words, credits, strict=True):
         rgb = "0,114,178" if credit > 0 else "213,94,0"
         shade = min(abs(credit), 1) * 0.8
+        number = f"{credit:+.2f}" if abs(credit) >= 0.005 else "0"
         spans.append(
             f"<span style='display:inline-block;text-align:center;padding:1px 4px;"
             f"margin:1px;color:#000;background:rgba({rgb},{shade:.2f})'"
-            f">{word}<br><small>{credit:+.2f}</small></span>"
+            f">{word}<br><small>{number}</small></span>"
         )
     return "".join(spans)
 
@@ -1321,7 +1431,9 @@ HTML("<div style='background:#fff;color:#000;line-height:1.5'>" + "".join(lines)
 # %% [markdown]
 # Two pairs of which the policy is surest (a question and a summary), and the pair that
 # still pulls hardest. Colours and numbers say the same: blue and + for a token that has
-# become likelier than under SFT.
+# become likelier than under SFT. Look where a rambling comes a *second* time ("some
+# people like it" after "some people like it"): nothing in the loss points at that word,
+# and yet the blame is there, and large.
 #
 # Does the credit fall where the gold reward pays? On the 1,000 fresh answers, by kind
 # of token:
@@ -1411,6 +1523,86 @@ print(f"\nwhat the third line keeps instead of a model: {sft_sums.numel():,} num
 # further the policy moves from them, the less they say about what it does now.
 
 # %% [markdown]
+# ## 14 · The frontier
+#
+# One question remains, the one that people argue about: which method is better? No
+# single run can say, because each has a dial that trades reward for distance. So turn
+# the dials, all on the same comparisons, and draw gold reward against distance from
+# SFT. The lines are **recorded** (`figures/frontier.py --record`; mean over the seeds,
+# bars of one standard error over seeds, numbers beside the points are β, or n). The
+# stars are **live**: what *your* losses reached above, on seed 0.
+
+# %%
+MARKERS = {"PPO": "o", "DPO": "^", "IPO": "s", "SimPO": "v", "best-of-n": "D"}
+points = {}
+for row in seeds[0]["sweep"]:
+    rows = recorded_rows("sweep", method=row["method"], strength=row["strength"])
+    across = over_seeds([math.sqrt(r["kl"]) for r in rows])
+    points.setdefault(row["method"], []).append(
+        (row["strength"], *across, *over_seeds(gain(rows))))
+
+figure, axes = plt.subplots(figsize=(10, 5.4), layout="constrained")
+for method, some in points.items():
+    strengths, at, at_error, up, up_error = zip(*some, strict=True)
+    colour = COLOURS[method]
+    axes.errorbar(at, up, up_error, at_error, color=colour, marker=MARKERS[method],
+                  capsize=2, label=f"{method}, recorded")
+    for strength, *place in zip(strengths, at, up, strict=True):
+        axes.annotate(f"{strength:g}", place, (4, 5), textcoords="offset points",
+                      fontsize=8, color=colour)
+for method in ("DPO", "IPO", "SimPO"):
+    place = math.sqrt(live[method]["kl"]), live[method]["gold"] - start["gold"]
+    axes.plot(*place, "*", markersize=15, color=COLOURS[method],
+              markeredgecolor="black", label=f"{method}, live")
+best = {method: max(some, key=lambda row: row[3]) for method, some in points.items()}
+far = {method: max(some, key=lambda row: row[1]) for method, some in points.items()}
+top = max(best, key=lambda method: best[method][3])
+fallen = [method for method in points if best[method][3] - far[method][3] > 0.2]
+axes.axhline(0, color=GREY, linewidth=0.8)
+axes.set(title=f"{top} gets highest; held too loosely, {', '.join(fallen)} fall again",
+         xlabel="distance from the SFT model, √KL (√nats; best-of-n: its upper bound)",
+         ylabel=f"gold reward above SFT (mean of {len(seeds)} seeds)", xlim=(0, 4.4))
+axes.legend(frameon=False, loc="upper right")
+tidy(axes)
+plt.show()
+
+leader = gain(recorded_rows("sweep", method=top, strength=best[top][0]))
+print(f"best point of each  strength   √KL           gold above SFT   {top} leads by")
+for method, (strength, at, at_error, up, up_error) in best.items():
+    own = gain(recorded_rows("sweep", method=method, strength=strength))
+    lead, lead_error = over_seeds(np.array(leader) - own)
+    print(f"{method:16s} {strength:11g}   {at:.2f} ± {at_error:.2f}   {up:6.2f} ± "
+          f"{up_error:.2f}    {lead:6.2f} ± {lead_error:.2f}")
+print("\nlive, and the recorded run of the same seed:")
+for method, strength in (("DPO", 0.4), ("IPO", 0.1), ("SimPO", 4.0)):
+    row = recorded_rows("sweep", method=method, strength=strength)[0]
+    print(f"{method:6s} gold {live[method]['gold']:.3f} and {row['gold']:.3f}, "
+          f"KL {live[method]['kl']:.3f} and {row['kl']:.3f}")
+
+# %% [markdown]
+# What can be said, and what cannot:
+#
+# - **Near SFT the methods lie close together.** DPO and IPO get as much for a nat as
+#   PPO with its four models, or more. (Best-of-n is drawn at an upper bound of its KL;
+#   its true curve lies further left.)
+# - **PPO gets highest here**, at β = 0.2. But look at the paired differences: its lead
+#   over DPO's best is less than two standard errors; over SimPO's and best-of-16's it
+#   is three or more (with four seeds, 95% confidence wants 3.2). And the settings of all
+#   but IPO were chosen on seeds 0 and 1 (README), the best points on the very data
+#   shown, and PPO may sample and score new answers all the time.
+# - **Held too loosely, DPO falls as PPO does**, without any reward model to be fooled:
+#   the implicit reward goes on rising on the training pairs while gold falls. Rafailov
+#   et al. (2024b) measure this over-optimisation for DPO and IPO on larger models.
+# - **SimPO's β is no leash.** With no reference, smaller β means bare margins must grow
+#   larger, so it runs *farther*; no setting here keeps it as near to SFT as the
+#   others can go. Fewer steps or a smaller learning rate would.
+# - **IPO is the tamest**: a finite target for each pair, and no fall in the range
+#   tried.
+#
+# One toy world, one size of model, four seeds. That is enough to see mechanisms and too
+# little to crown a method.
+
+# %% [markdown]
 # ## 15 · Bug hunt: the question in the answer
 #
 # A colleague tidies up. There are two masks in every batch, `attention_mask` and
@@ -1493,7 +1685,7 @@ for place, (row, model) in enumerate(table.values()):
     right.bar(place, prompt_log_prob(model), color=colour)
 left.set(title="Less reward …", ylabel="gold reward")
 middle.set(title="… for more distance:", ylabel="KL from SFT (nats)")
-right.set(title="it has learned to foresee the *questions*",
+right.set(title="it foresees the questions",
           ylabel="log π, a prompt's token")
 for axes in (left, middle, right):
     axes.set_xticks(range(3), ["SFT", "SimPO", "as found"])
@@ -1665,6 +1857,8 @@ print("as found:", as_found.numpy().round(2), "  mended:", mended.numpy().round(
 #   reward*, 2024, arXiv 2405.14734.
 # - R. Rafailov et al., *From r to Q\*: your language model is secretly a Q-function*,
 #   2024, arXiv 2404.12358: credit for tokens.
+# - R. Rafailov et al., *Scaling laws for reward model overoptimization in direct
+#   alignment algorithms*, 2024 (2024b above), arXiv 2406.02900.
 # - The package's `rlhf_minimal/dpo.py` and `exact_preferences.py`; the figure of
 #   section 14 is drawn by `figures/frontier.py`.
 #
