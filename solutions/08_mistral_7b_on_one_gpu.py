@@ -108,8 +108,8 @@ def whose(*names):
 # | `"smollm2"` | SmolLM2-135M-Instruct, a real model | made up | a CPU, minutes |
 # | `"miniature"` | Mistral's shape, 2.8 million random weights | made up | any CPU |
 #
-# No number of a GPU stands in this page unless it says that it is arithmetic: the page
-# was run on a CPU. Run it on a GPU, and its numbers are yours.
+# This page was run on a CPU. Numbers of a GPU in it are a published lecture's, or
+# arithmetic, and say so. Run it on a GPU, and its numbers are yours.
 #
 # All three take the *same* path: 4-bit weights, adapters, checkpointed activations,
 # logits in pieces, DPO. `"auto"` picks by what is there.
@@ -701,6 +701,7 @@ class LoRALinear(nn.Module):
         base, in_features, out_features, rank, alpha;
         scaling: α/r; enabled: True; dropout: an nn.Dropout;
         lora_a: parameter (r, in), float32, random; lora_b: (out, r), float32, zero.
+        Beside these two and the base's it has no parameters.
 
     Calling it with x of shape (…, in) gives (…, out) in the type of the base's output:
     the base's output where `enabled` is false, else with the update added.
@@ -1243,8 +1244,8 @@ model.disable_input_require_grads()
 
 # %% [markdown]
 # *How would you notice?* A loss that is 0.6931 in the **first** step is right: nothing
-# has been learnt yet. One that is 0.6931 in the second step is this bug (or a learning
-# rate of 0). Two asserts catch it for ever: after the first backward each adapter's B
+# has been learnt yet. One that is log 2 to the last digit in the second step too is this
+# bug (or a learning rate of 0). Two asserts catch it for ever: after the first backward each adapter's B
 # has a gradient that is not zero; after the first step the loss on the same pairs has
 # changed.
 #
@@ -1253,8 +1254,8 @@ model.disable_input_require_grads()
 #
 # The bug has a cousin. With checkpointing a layer is computed *again* on the way back.
 # If the adapters are switched in between, the second computation is another one. torch
-# compares the shapes of what both keep, and here stops with a `CheckpointError`; where
-# they happen to agree, the gradient is silently that of another model. Switch nothing
+# compares how many tensors both keep and their shapes, and here stops with a
+# `CheckpointError`; where they happen to agree, the gradient is silently that of another model. Switch nothing
 # between a forward pass and its backward.
 
 # %% [markdown]
@@ -1333,8 +1334,8 @@ for shift, colour, name in ((0, RED, "as they are"), (16, BLUE, "loss times 65,5
               color=colour, alpha=0.6, label=name)
 axes.axvspan(-42, -25, color="#DDDDDD", zorder=0)
 axes.text(-41.5, axes.get_ylim()[1] * 0.92, "becomes 0 in float16")
-axes.set(title=f"Without scaling, float16 would lose {lost:.1%} of the gradients;\n"
-         f"with it, {saved:.2%}", xlabel="log₂ of a gradient's magnitude",
+axes.set(title=f"Without scaling, float16 would lose {lost:.1%} of the gradients\n"
+         f"that are not 0 anyway; with it, {saved:.2%}", xlabel="log₂ of a gradient's magnitude",
          ylabel="share of the gradients", xlim=(-42, 14))
 axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 axes.spines[["top", "right"]].set_visible(False)
