@@ -698,8 +698,9 @@ class _Packed(nn.Module):
 def a_base_that_is_no_linear(answer, case):
     """A base whose weight cannot be looked at: only calling it gives W·x."""
     layer = answer.LoRALinear(_Packed(_layer(case)), len(case["a"]), case["alpha"])
+    shapes = [str(tuple(matrix.shape)) for matrix in (layer.lora_a, layer.lora_b)]
     layer.lora_a.data, layer.lora_b.data = case["a"].clone(), case["b"].clone()
-    return dict(packed_base=layer(case["x"]),
+    return dict(shapes_on_a_packed_base=shapes, on_a_packed_base=layer(case["x"]),
                 trained=sorted(n for n, p in layer.named_parameters() if p.requires_grad))
 
 
