@@ -1037,7 +1037,7 @@ left.set(title="DPO reaches π* on all comparisons; on 1,000 noisy ones\nit "
          + ("ends farther away than it began" if farther else "comes no nearer"),
          xlabel="steps, each on all of the comparisons", yscale="log", ylim=(1e-4, 9),
          ylabel="KL(π‖π*) (nats an answer)")
-left.legend(frameon=False, fontsize=8)
+left.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.79))
 grid = torch.linspace(-4, 8, 241)
 zero = torch.zeros(1)
 for name, loss, colour in (
@@ -1156,14 +1156,15 @@ for flipped in (0.0, 0.2, 0.4):
 # the labels turned round makes it *better*, and does almost the same as smoothing by a
 # fifth. That is no accident. With flips of probability $\varepsilon$ the expected loss
 # of a pair is $(1-\varepsilon)\,\ell(h) + \varepsilon\,\ell(-h)$, which *is* the
-# smoothed loss. Blind noise shrinks the margins that are worth having; it holds the policy back,
-# as a larger β would, and it costs information.
+# smoothed loss. Blind noise shrinks the margins that are worth having; it holds the
+# policy back, as a larger β would, and it costs information.
 #
 # So smoothing is a brake. It helps most where DPO goes too far (no flips), and no
-# longer where noise brakes already (40%). What the noise *costs* shows at like distance:
-# with 40% flipped and no smoothing the policy stands about one nat from SFT, and gains much
-# less than DPO with the kitchen's own labels gains there (section 14). First turn β;
-# smooth when you know that labels are wrong more often than Bradley–Terry says.
+# longer where noise brakes already (40%). What the noise *costs* shows at like
+# distance: with 40% flipped and no smoothing the policy stands about one nat from SFT,
+# and gains much less than DPO with the kitchen's own labels gains there (section 14).
+# First turn β; smooth when you know that labels are wrong more often than Bradley–Terry
+# says.
 #
 # If the rate $\varepsilon$ is known, one can also undo the shrinking instead of adding
 # to it: Chowdhury et al. (2024) weigh the two terms so that the loss is unbiased.
@@ -1587,8 +1588,8 @@ for method, strength in (("DPO", 0.4), ("IPO", 0.1), ("SimPO", 4.0)):
 #   its true curve lies further left.)
 # - **PPO gets highest here**, at β = 0.2. But look at the paired differences: its lead
 #   over DPO's best is less than two standard errors; over SimPO's and best-of-16's it
-#   is three or more (with four seeds, 95% confidence wants 3.2). And the settings of all
-#   but IPO were chosen on seeds 0 and 1 (README), the best points on the very data
+#   is three or more (with four seeds, 95% confidence wants 3.2). And the settings of
+#   all but IPO were chosen on seeds 0 and 1 (README), the best points on the very data
 #   shown, and PPO may sample and score new answers all the time.
 # - **Held too loosely, DPO falls as PPO does**, without any reward model to be fooled:
 #   the implicit reward goes on rising on the training pairs while gold falls. Rafailov
