@@ -64,7 +64,7 @@ class Variant(NamedTuple):
     run: object
     options: Mapping = MappingProxyType({})
     python: str = "bench"  # or "ppo": the environment with the TRL that had PPO
-    once: bool = False  # in the first round only: a peer's defaults, many times slower here
+    once: bool = False  # in the first round only: what takes many times as long
 
 
 # --- models and data ------------------------------------------------------------------------------
