@@ -1245,9 +1245,9 @@ model.disable_input_require_grads()
 # %% [markdown]
 # *How would you notice?* A loss that is 0.6931 in the **first** step is right: nothing
 # has been learnt yet. One that is log 2 to the last digit in the second step too is this
-# bug (or a learning rate of 0). Two asserts catch it for ever: after the first backward each adapter's B
-# has a gradient that is not zero; after the first step the loss on the same pairs has
-# changed.
+# bug (or a learning rate of 0). Two asserts catch it for ever: after the first backward
+# each adapter's B has a gradient that is not zero; after the first step the loss on the
+# same pairs has changed.
 #
 # Without `enable_input_require_grads` torch would have refused: "element 0 of tensors
 # does not require grad". Helpers that make errors go away sometimes do just that.
@@ -1255,8 +1255,8 @@ model.disable_input_require_grads()
 # The bug has a cousin. With checkpointing a layer is computed *again* on the way back.
 # If the adapters are switched in between, the second computation is another one. torch
 # compares how many tensors both keep and their shapes, and here stops with a
-# `CheckpointError`; where they happen to agree, the gradient is silently that of another model. Switch nothing
-# between a forward pass and its backward.
+# `CheckpointError`; where they happen to agree, the gradient is silently that of another
+# model. Switch nothing between a forward pass and its backward.
 
 # %% [markdown]
 # ## 7 · No bfloat16 on a T4
@@ -1335,8 +1335,8 @@ for shift, colour, name in ((0, RED, "as they are"), (16, BLUE, "loss times 65,5
 axes.axvspan(-42, -25, color="#DDDDDD", zorder=0)
 axes.text(-41.5, axes.get_ylim()[1] * 0.92, "becomes 0 in float16")
 axes.set(title=f"Without scaling, float16 would lose {lost:.1%} of the gradients\n"
-         f"that are not 0 anyway; with it, {saved:.2%}", xlabel="log₂ of a gradient's magnitude",
-         ylabel="share of the gradients", xlim=(-42, 14))
+         f"that are not 0 anyway; with it, {saved:.2%}", xlim=(-42, 14),
+         xlabel="log₂ of a gradient's magnitude", ylabel="share of the gradients")
 axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 axes.spines[["top", "right"]].set_visible(False)
 axes.legend(frameon=False)
