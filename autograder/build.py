@@ -154,7 +154,7 @@ def _execute(notebook, root: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(part for part in paths if part)
     client = nbclient.NotebookClient(
         notebook, timeout=RUN_S, kernel_name="python3", resources=where, record_timing=False,
-        store_widget_state=False,
+        store_widget_state=False, iopub_timeout=120, raise_on_iopub_timeout=True,  # lose no output
     )
     try:
         client.execute()

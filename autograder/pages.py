@@ -9,6 +9,7 @@ from collections import Counter
 from urllib.parse import quote
 
 from autograder.cards import SIGNS, as_html, coded
+from autograder.results import place
 
 __all__ = ["class_page", "feedback"]
 
@@ -86,7 +87,9 @@ def _facts(facts) -> str:
 
 def class_page(records, facts) -> str:
     """The class at a glance: how many got each exercise, which mistakes, who got what."""
-    titles = sorted({(r.number, r.exercise) for record in records for r in record.results})
+    titles = sorted(
+        {(r.number, r.exercise) for record in records for r in record.results}, key=place
+    )
     totals = [record.total for record in records if record.results]
     most = max((record.out_of for record in records), default=0)
     middle = f"median {statistics.median(totals):g} of {most:g}" if totals else "nothing graded yet"

@@ -157,6 +157,8 @@ def _moves(dims: int):
 
 def _rearranged(name: str, sides) -> str:
     for dim in range(sides[0][0].dim()):
+        if max(a.shape[dim] for a, _ in sides) < 2:
+            continue  # nothing there can move
         for words, late in (("one step too late", True), ("one step too early", False)):
             if all(_shifted(a, b, dim, late) for a, b in sides):
                 return f"{name} is shifted: every number stands {words}."

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from autograder import pages
 from autograder.cards import as_lines
-from autograder.results import Result
+from autograder.results import Result, place
 
 __all__ = ["Record", "Reports"]
 
@@ -132,7 +132,7 @@ def _cell(value):
 def grades(records) -> str:
     """One row a submission, a column an exercise; empty where the exercise is of another lesson."""
     titles = sorted(
-        {(r.number, r.exercise) for record in records for r in record.results}, key=_place
+        {(r.number, r.exercise) for record in records for r in record.results}, key=place
     )
     head = ["student", "file", "status", *(f"{n} {name}" for n, name in titles), "total", "out of"]
     rows = [head]
@@ -144,10 +144,6 @@ def grades(records) -> str:
         marks = [points.get(title, "") for title in titles]
         rows.append([record.name, record.file, record.status, *marks, record.total, record.out_of])
     return _table(rows)
-
-
-def _place(title):
-    return [int(part) for part in title[0].split(".")], title[1]
 
 
 def details(records) -> str:

@@ -7,7 +7,12 @@ import dataclasses
 
 from autograder.reading import Reading
 
-__all__ = ["Result", "Submission"]
+__all__ = ["Result", "Submission", "place"]
+
+
+def place(title):
+    """Where an exercise ``(number, name)`` stands in its course: 07.2 before 07.10."""
+    return [int(part) for part in title[0].split(".")], title[1]
 
 
 @dataclasses.dataclass

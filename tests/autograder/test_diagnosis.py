@@ -124,3 +124,11 @@ def test_numbers_that_print_alike_are_said_to_differ():
     assert words["expected"] == words["got"]
     assert any(hint.startswith("They print alike and are ") for hint in words["hints"])
     assert not any("alike" in hint for hint in said(product, lambda a, b, scale: a, pair)["hints"])
+
+
+def test_a_single_number_cannot_be_shifted():
+    def one(g):
+        return dict(a=g.normal(1), b=g.normal(1), scale=g.uniform(0.2, 0.7))
+
+    text = said(product, lambda a, b, scale: a * b + torch.inf, one)
+    assert "shifted" not in str(text)

@@ -8,6 +8,9 @@ import sys
 import pytest
 
 from autograder.grading import grade
+from autograder.pages import class_page
+from autograder.reports import Record, grades
+from autograder.results import Result
 from autograder.submissions import collect_entries
 
 RIGHT = "def weighted_mean(values, mask): return (values * mask).sum() / mask.sum()\n"
@@ -117,6 +120,14 @@ def test_the_class_page_shows_mistakes_and_marks(graded):
     assert "The mask is forgotten" in page
     assert "feedback/Zo%C3%AB%20O_Hara_%20drop.html" in page
     assert "<script" not in page
+
+
+def test_a_tenth_exercise_stands_after_the_ninth():
+    results = [Result("07", f"07.{n}", f"f{n}", "right", 1, 1) for n in (10, 2, 9)]
+    record = Record("ada", "ada.ipynb", "", "1", "graded", results=results)
+    page, table = class_page([record], {}), grades([record])
+    assert page.index("07.2") < page.index("07.9") < page.index("07.10")
+    assert table.index("07.2") < table.index("07.9") < table.index("07.10")
 
 
 def test_marks_are_for_their_owner_only(graded):
