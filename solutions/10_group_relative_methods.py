@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 10 · Group-relative methods and verifiable rewards
 #
-# *Why this matters: the models that "reason" were trained without a value model and, for
-# the most part, without a reward model: several answers to one question, a program that
-# checks them, and a comparison within the group. You will write all three, and see how
-# a check that is a little too lenient is found out.*
+# *Why this matters: DeepSeek-R1 and many open models after it learned to "reason" without
+# a value model and, for the most part, without a learned reward model: several answers to
+# one question, a program that checks them, and a comparison within the group. You will
+# write all three, and see how a check that is a little too lenient is found out.*
 #
 # **You will be able to**
 #
@@ -97,7 +97,7 @@ def whose(*names):
 #
 # Lesson 01: any number that does not depend on the action may be subtracted from the
 # reward, and a good one makes the gradient much calmer. PPO *learns* such a number: the
-# value model, as large as the policy, and wrong while it learns.
+# value model, often as large as the policy, and wrong while it learns.
 #
 # But what is the value of a prompt? The mean reward of the policy's answers to it. That
 # can be sampled. Ask the same question $G$ times and you have a **group**: rewards
@@ -269,9 +269,9 @@ group_relative_advantages = check(group_relative_advantages)
 #
 # $$\frac{\nabla p}{\sqrt{p(1-p)}} = \nabla\; 2\arcsin\sqrt p .$$
 #
-# GRPO climbs the mean over questions of $2\arcsin\sqrt{p}$, not of $p$. Liu et al. (2025)
-# name this a bias towards questions that are too easy or too hard. For a group of 8 the
-# sum over $k$ has nine terms, and your functions can do it.
+# So GRPO with large groups climbs the mean over questions of $2\arcsin\sqrt{p}$, not of
+# $p$. Liu et al. (2025) name this a bias towards questions that are too easy or too hard.
+# For a group of 8 the sum over $k$ has nine terms, and your functions can do it.
 #
 # **Predict** the curve for GRPO. Where is it largest? Does it go to infinity?
 
@@ -438,7 +438,7 @@ whose("group_relative_advantages", "informative_groups")
 
 def advantages_mended(rewards):
     """GRPO's advantages; exactly 0 where there is nothing to compare."""
-    heard = informative_groups(rewards)[:, None]
+    heard = informative_groups(rewards).bool()[:, None]
     return torch.where(heard, group_relative_advantages(rewards), 0.0)
 
 
@@ -565,7 +565,7 @@ def answers_of(model, n=N, seed=5):
 
 def verdicts(texts, verify):
     """(questions, n) of the verifier's rewards."""
-    return torch.tensor([[verify(text, a + b) for text in row]
+    return torch.tensor([[float(verify(text, a + b)) for text in row]
                          for row, (a, b) in zip(texts, test, strict=True)])
 
 
@@ -634,7 +634,7 @@ for name, rewards in (("right", right["SFT"]),
 # no right one with probability $(1-p)^k$; a mean of such indicators has that mean,
 # however much they overlap. The tempting $1-(1-c/n)^k$ draws *with* replacement, and
 # comes out too low: $(1-x)^k$ is convex, so by Jensen's inequality
-# $\mathbb{E}[(1-c/n)^k] \ge (1-p)^k$ (Chen et al. 2021, section 2.1).
+# $\mathbb{E}[(1-c/n)^k] \ge (1-p)^k$ (Chen et al. 2021).
 #
 # ### 10.5 · `pass_at_k` — difficulty 3 of 5, 8 minutes, 2 points
 #
@@ -651,7 +651,8 @@ for name, rewards in (("right", right["SFT"]),
 #
 # Then one of the factors is 0, and so is the product: nothing special to do. With
 # `i = torch.arange(k)` and `wrong = (samples - correct)[:, None]`, the factors are
-# `(wrong - i) / (samples - i)`, (B, k).
+# `(wrong - i) / (samples - i)`, (B, k). (Whoever prefers logarithms of factorials needs
+# `double()`: in float32 they are good to four digits here.)
 #
 # </details>
 #
@@ -686,10 +687,11 @@ pass_at_k = check(pass_at_k)
 whose("pass_at_k")
 p, n, k = 0.1, 10, 5
 c = torch.distributions.Binomial(n, torch.tensor(p).double()).sample((100_000,)).long()
-print(f"p = {p}: the truth, 1 − (1 − p)^{k}      {1 - (1 - p) ** k:.4f}")
-print(f"   yours, the mean of 100,000       {pass_at_k(c, n, k).double().mean():.4f}")
-print(f"   1 − (1 − c/n)^{k}, the same       "
-      f"   {(1 - (1 - c.double() / n) ** k).mean():.4f}")
+tempting = 1 - (1 - c.double() / n) ** k
+print(f"p = {p}: pass@{k} is 1 − (1 − p)^{k}       = {1 - (1 - p) ** k:.4f}")
+print(f"mean of yours, 100,000 times n = {n}  = "
+      f"{pass_at_k(c, n, k).double().mean():.4f}")
+print(f"mean of 1 − (1 − c/n)^{k}, same draws  = {tempting.mean():.4f}")
 
 
 def with_interval(right, k):
@@ -725,8 +727,8 @@ for k in (1, 4, 16, 32):
 # each of their tokens is pushed harder. For a **wrong** answer it favours long ones:
 # their punishment is spread thin. Liu et al. (2025) see wrong answers grow longer and
 # longer under it, and divide by a constant ("Dr. GRPO"); Yu et al. (2025) divide by the
-# number of tokens in the batch. We do the latter: **every token of the batch weighs the
-# same**.
+# number of tokens of all answers together. We do the latter, over the batch: **every token
+# of the batch weighs the same**.
 #
 # *Why is there no push on the length without the division?* Let $T$ be an answer's length
 # and $s$ its score with respect to whatever decides the length. If the reward does not
@@ -896,6 +898,11 @@ for name in runs:
     change = ever[name] - ever["SFT"]
     half = 1.96 * change.std() / len(test) ** 0.5
     print(f"    {name}  {change.mean():+.1%} ± {half:.1%}")
+print("\nof the groups of 8 in these answers:   all right   all wrong")
+for name, verdict in right.items():
+    sums = verdict.reshape(-1, G).sum(-1)
+    all_right, all_wrong = (sums == G).float().mean(), (sums == 0).float().mean()
+    print(f"    {name:30s} {all_right:11.1%} {all_wrong:11.1%}")
 print("\nright, by how often one carries:    0       1       2")
 for name, verdict in right.items():
     shares = [verdict[[carries(*q) == c for q in test]].mean() for c in range(3)]
@@ -958,8 +965,10 @@ plt.show()
 # sees. But "it has learned to reason" asks for more than a higher pass@1.
 #
 # On the right, the grey line is sampling for nothing: a fifth to two fifths of the groups
-# for most of the run, where the SFT model had a tenth. A surer policy agrees with itself
-# more often, on right answers and on wrong ones.
+# for most of the run, where the SFT model had a tenth. At the end it is success that is
+# silent: on the test questions a quarter of the groups are all right, where before there
+# were hardly any, and about one in ten is all wrong, as before. Who always samples the
+# same questions pays more and more for what is known already.
 #
 # **Who gains?** Each question by its own: success before, and after (mean of two seeds).
 
@@ -988,7 +997,7 @@ for axis in (axes.xaxis, axes.yaxis):
 plt.show()
 
 # %% [markdown]
-# Most questions gain, and the rare ones gain too. But look at the lower right: questions
+# Most questions gain, and the rare ones gain too. But look along the bottom: questions
 # that were solved now and then, and hardly ever are any more. What became of the three
 # that lost most?
 
@@ -1071,7 +1080,8 @@ plt.show()
 # another, as many as fit. It pays this model about as much as it would pay the one that
 # learned to add; nothing in its own numbers tells the two apart. Nobody cheated: the
 # reward was climbed. It is the gap of lesson 06 again, proxy up and gold down, with a
-# program of two lines as the proxy. Verifiable does not mean unhackable.
+# program of two lines as the proxy. (This is one run. Try `train(lenient, seed=1)` to see
+# whether it was chance.) Verifiable does not mean unhackable.
 #
 # ## 9 · The grader's edition
 #

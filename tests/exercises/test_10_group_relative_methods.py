@@ -92,6 +92,49 @@ def best_of_the_others(rewards):
     return rewards - others.amax(-1)
 
 
+@rloo_advantages.mistake(
+    "Python divides before it subtracts: `/ G - 1` is one less than the quotient by G. Put"
+    " parentheses around `(G - 1)`."
+)
+def parentheses_forgotten(rewards):
+    G = rewards.shape[-1]
+    return rewards - (rewards.sum(-1, keepdim=True) - rewards) / G - 1
+
+
+@rloo_advantages.mistake(
+    "`keepdim=True` is missing: sums of shape (B,) are laid over the *columns* of (B, G). That goes"
+    " without an error where B = G, and is wrong: answer i meets the sum of group i."
+)
+def sums_over_columns(rewards):
+    others = rewards.sum(-1) - rewards
+    return rewards - others / (rewards.shape[-1] - 1)
+
+
+@rloo_advantages.mistake(
+    "The *sum* of the others is subtracted; asked is their mean: divide it by G − 1."
+)
+def sum_of_the_others(rewards):
+    return rewards - (rewards.sum(-1, keepdim=True) - rewards)
+
+
+@rloo_advantages.mistake(
+    "Divided by B − 1, the number of other prompts. There are G − 1 other answers: the last"
+    " dimension's size."
+)
+def divided_by_prompts(rewards):
+    others = rewards.sum(-1, keepdim=True) - rewards
+    return rewards - others / (rewards.shape[0] - 1)
+
+
+@rloo_advantages.mistake(
+    "The mean of the group is subtracted and the result made smaller, (G − 1)/G times. It is the"
+    " other way round: r − b is G/(G − 1) times r − mean."
+)
+def factor_turned_round(rewards):
+    G = rewards.shape[-1]
+    return (rewards - rewards.mean(-1, keepdim=True)) * (G - 1) / G
+
+
 rloo_advantages.equivalent("`-1` becomes `1`", "dimension 1 of (B, G) is the last")
 
 
@@ -222,6 +265,52 @@ def eps_as_floor(rewards, normalize_by_std=True, eps=1e-6):
     return _relative(rewards, normalize_by_std, rewards.std(-1, keepdim=True).clamp(min=eps))
 
 
+@group_relative_advantages.mistake(
+    "Without the division you give back the bare rewards. `normalize_by_std=False` leaves out the"
+    " deviation alone; the mean is subtracted in any case."
+)
+def bare_without_division(rewards, normalize_by_std=True, eps=1e-6):
+    if not normalize_by_std:
+        return rewards.clone()
+    return _relative(rewards, True, rewards.std(-1, keepdim=True) + eps)
+
+
+@group_relative_advantages.mistake(
+    "Python divides before it subtracts: only the mean is divided here. Put `(rewards - mean)` in"
+    " parentheses."
+)
+def only_mean_divided(rewards, normalize_by_std=True, eps=1e-6):
+    mean = rewards.mean(-1, keepdim=True)
+    return rewards - (mean / (rewards.std(-1, keepdim=True) + eps) if normalize_by_std else mean)
+
+
+@group_relative_advantages.mistake(
+    "eps is added to the quotient, not to the deviation: a group of equal rewards is still 0/0."
+    " Parentheses around (std + eps)."
+)
+def eps_added_last(rewards, normalize_by_std=True, eps=1e-6):
+    centred = rewards - rewards.mean(-1, keepdim=True)
+    return centred / rewards.std(-1, keepdim=True) + eps if normalize_by_std else centred
+
+
+@group_relative_advantages.mistake(
+    "The deviation is the group's own, but the mean is that of the whole batch: an answer to an"
+    " easy prompt looks good because the prompt is easy. Both are the group's."
+)
+def mean_alone_of_the_batch(rewards, normalize_by_std=True, eps=1e-6):
+    centred = rewards - rewards.mean()
+    return centred / (rewards.std(-1, keepdim=True) + eps) if normalize_by_std else centred
+
+
+@group_relative_advantages.mistake(
+    "Divided by the mean *absolute* deviation. Asked is the standard deviation: the root of the"
+    " mean square, `rewards.std(-1)`."
+)
+def absolute_deviation(rewards, normalize_by_std=True, eps=1e-6):
+    centred = rewards - rewards.mean(-1, keepdim=True)
+    return _relative(rewards, normalize_by_std, centred.abs().mean(-1, keepdim=True) + eps)
+
+
 group_relative_advantages.equivalent("`-1` becomes `1`", "dimension 1 of (B, G) is the last")
 
 
@@ -254,7 +343,9 @@ def groups_some_all_equal(g):
 @informative_groups.probe
 def zeros_and_ones(answer, case):
     found = answer.informative_groups(**copies(case))
-    return dict(informative=torch.as_tensor(found).float())       # 0/1 will do
+    if isinstance(found, torch.Tensor):
+        found = found.float()                             # 0/1 will do
+    return dict(informative=found)
 
 
 @informative_groups.mistake(
@@ -307,6 +398,38 @@ def columns(rewards):
     return (rewards != rewards[:1]).any(0)
 
 
+@informative_groups.mistake(
+    "Only the first two are compared. The different one may come later: compare *all* with the"
+    " first."
+)
+def first_two(rewards):
+    return rewards[:, 0] != rewards[:, 1]
+
+
+@informative_groups.mistake(
+    "All are compared with one number, the first of the whole batch. A group is compared with"
+    " itself: `rewards[:, :1]`, (B, 1), is the first of each row."
+)
+def first_of_the_batch(rewards):
+    return (rewards != rewards[0, 0]).any(-1)
+
+
+@informative_groups.mistake(
+    "This looks for a 1 and a 0 in the group. With a format reward there are other numbers: ask"
+    " whether any two are different."
+)
+def a_one_and_a_zero(rewards):
+    return (rewards == 1).any(-1) & (rewards == 0).any(-1)
+
+
+@informative_groups.mistake(
+    "Each is compared with its neighbour, and *all* neighbours must differ. One pair is enough:"
+    " `any`."
+)
+def all_neighbours(rewards):
+    return (rewards[:, 1:] != rewards[:, :-1]).all(-1)
+
+
 informative_groups.equivalent("`-1` becomes `1`", "dimension 1 of (B, G) is the last")
 
 
@@ -320,8 +443,8 @@ verify_answer = exercise(
 
 @verify_answer.cases(visible=10, fresh=16)
 def answers_of_all_kinds(g):
-    a, b = g.integer(10, 100), g.integer(10, 100)
-    right, wrong = a + b, a + b + g.choice([-10, -1, 1, 10])
+    a, b = (0, 0) if g.bool(0.15) else (g.integer(10, 100), g.integer(10, 100))
+    right, wrong = a + b, a + b + g.choice([-10, -1, 1, 10] if a else [1, 10])
     steps = f"{_spaced(a % 10)} + {_spaced(b % 10)} = {_spaced(a % 10 + b % 10)} ,"
     kinds = {
         "right": f"{steps} [ {_spaced(right)} ]",
@@ -478,6 +601,55 @@ def part_for_the_form(text, solution):
     return max(_strict(text, solution), form)
 
 
+@verify_answer.mistake(
+    "The end of the text is compared with “[solution]”. What stands before it is not read: an"
+    " earlier bracket passes. And a leading zero makes a right number wrong."
+)
+def end_as_text(text, solution):
+    return float("".join(text.split()).endswith(f"[{solution}]"))
+
+
+@verify_answer.mistake(
+    "“[solution]” may stand anywhere: another bracket, or more text, may come before and after. And"
+    " a leading zero makes a right number wrong."
+)
+def bracket_anywhere(text, solution):
+    return float(f"[{solution}]" in "".join(text.split()))
+
+
+@verify_answer.mistake(
+    "The whole text is compared with “[solution]”: no working may stand before it, and no zero"
+    " before the number."
+)
+def whole_as_text(text, solution):
+    return float("".join(text.split()) == f"[{solution}]")
+
+
+@verify_answer.mistake(
+    "Spaces around the text do no harm, says the rule: `strip` it before you look at its end."
+)
+def not_stripped(text, solution):
+    return _strict(text, solution) if text.endswith("]") else 0.0
+
+
+@verify_answer.mistake(
+    "The digits are not joined: “8 5” is one number, written a digit a token. Take the spaces out"
+    " before you read it."
+)
+def digits_apart(text, solution):
+    if _inside(text) is None:
+        return 0.0
+    inside = text.strip().partition("[")[2][:-1].strip()
+    return float(inside.isdigit() and int(inside) == solution)
+
+
+@verify_answer.mistake(
+    "A wrong answer costs −1 here. The reward is 1 or 0."
+)
+def minus_one(text, solution):
+    return 2 * _strict(text, solution) - 1
+
+
 verify_answer.equivalent(
     "`set(digits) <= set(DIGITS)` becomes `set(digits) < set(DIGITS)`",
     "no sum of two numbers below 100 has ten different digits",
@@ -590,8 +762,59 @@ def denominator_stays(correct, samples, k):
     return 1 - _falling(samples - correct, k) / samples**k
 
 
+@pass_at_k.mistake(
+    "Right and wrong are changed round: this is the chance that *not all* k are right. The product"
+    " runs over the wrong answers, n − c."
+)
+def not_all_right(correct, samples, k):
+    return 1 - _falling(correct, k) / math.prod(range(samples - k + 1, samples + 1))
+
+
+@pass_at_k.mistake(
+    "This is the chance that *exactly* one of the k is right. Two right ones pass as well."
+)
+def exactly_one(correct, samples, k):
+    ways = [c * math.comb(samples - c, k - 1) for c in correct.tolist()]
+    return torch.tensor([way / math.comb(samples, k) for way in ways])
+
+
+@pass_at_k.mistake(
+    "One draw too many: the product must have k factors, i from 0 to k − 1."
+)
+def one_draw_too_many(correct, samples, k):
+    return _drawn(correct, samples, torch.arange(k + 1))
+
+
+@pass_at_k.mistake(
+    "The draws are counted from 1. Before the first draw nothing has been taken away: i runs from 0"
+    " to k − 1."
+)
+def counted_from_one(correct, samples, k):
+    return _drawn(correct, samples, torch.arange(1, k + 1))
+
+
+@pass_at_k.mistake(
+    "The numerator stays at n − c. Each draw that failed has taken one wrong answer away: n − c,"
+    " n − c − 1, …"
+)
+def numerator_stays(correct, samples, k):
+    return 1 - (samples - correct).double() ** k / math.prod(range(samples - k + 1, samples + 1))
+
+
+@pass_at_k.mistake(
+    "The factors are averaged. The draws must *all* fail: multiply (`prod`)."
+)
+def factors_averaged(correct, samples, k):
+    i = torch.arange(k)
+    return 1 - ((samples - correct[:, None] - i) / (samples - i)).mean(-1)
+
+
 pass_at_k.equivalent(".float()` becomes", "the float type of the result is free")
 pass_at_k.equivalent("`-1` becomes `1`", "dimension 1 of (B, k) is the last")
+
+
+def _drawn(correct, samples, i):
+    return 1 - ((samples - correct[:, None] - i).double() / (samples - i)).prod(-1)
 
 
 def _falling(start, k):
@@ -772,6 +995,106 @@ def summed(log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04,
 def cut_off(log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2):
     gain = _gain(log_probs.detach(), old_log_probs, advantages, clip)
     return -_mean(gain - beta * _k3(log_probs.detach(), ref_log_probs), mask)
+
+
+@grpo_loss.mistake(
+    "The KL is the squared log-ratio, k2. Its gradient is good (lesson 03), but GRPO is asked: k3,"
+    " exp(−l) − 1 + l."
+)
+def k2_as_kl(log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2):
+    gain = _gain(log_probs, old_log_probs, advantages, clip)
+    return -_mean(gain - beta * (log_probs - ref_log_probs) ** 2 / 2, mask)
+
+
+@grpo_loss.mistake(
+    "`beta` is not used: the KL has the weight 1."
+)
+def beta_unused(log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2):
+    gain = _gain(log_probs, old_log_probs, advantages, clip)
+    return -_mean(gain - _k3(log_probs, ref_log_probs), mask)
+
+
+@grpo_loss.mistake(
+    "`beta` is a number of your own, 0.04, whatever the caller says."
+)
+def beta_fixed(log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2):
+    gain = _gain(log_probs, old_log_probs, advantages, clip)
+    return -_mean(gain - 0.04 * _k3(log_probs, ref_log_probs), mask)
+
+
+@grpo_loss.mistake(
+    "`clip` is a number of your own, 0.2, whatever the caller says."
+)
+def clip_fixed(log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2):
+    gain = _gain(log_probs, old_log_probs, advantages, 0.2)
+    return -_mean(gain - beta * _k3(log_probs, ref_log_probs), mask)
+
+
+@grpo_loss.mistake(
+    "The − 1 of k3 is missing: the gradient is right, but the KL is not 0 at the reference."
+)
+def one_forgotten(log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2):
+    gain = _gain(log_probs, old_log_probs, advantages, clip)
+    return -_mean(gain - beta * (_k3(log_probs, ref_log_probs) + 1), mask)
+
+
+@grpo_loss.mistake(
+    "The KL is taken to the policy that sampled. It is the *reference* that one must stay near; the"
+    " old policy moves along."
+)
+def kl_to_the_old(log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2):
+    gain = _gain(log_probs, old_log_probs, advantages, clip)
+    return -_mean(gain - beta * _k3(log_probs, old_log_probs), mask)
+
+
+@grpo_loss.mistake(
+    "The minimum is taken of the ratios, before the advantage: for A < 0 that is the maximum of the"
+    " two products. Multiply both by A first."
+)
+def minimum_of_ratios(
+    log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2
+):
+    ratio = (log_probs - old_log_probs).exp().clamp(max=1 + clip)
+    return -_mean(ratio * advantages[:, None] - beta * _k3(log_probs, ref_log_probs), mask)
+
+
+@grpo_loss.mistake(
+    "The ratio is clipped to (−ε, ε). It is near 1, not near 0: clip to (1 − ε, 1 + ε)."
+)
+def clipped_around_zero(
+    log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2
+):
+    ratio, A = (log_probs - old_log_probs).exp(), advantages[:, None]
+    gain = torch.min(ratio * A, ratio.clamp(-clip, clip) * A)
+    return -_mean(gain - beta * _k3(log_probs, ref_log_probs), mask)
+
+
+@grpo_loss.mistake(
+    "The difference of the log-probabilities is taken for the ratio. `exp` is missing."
+)
+def exp_forgotten(log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2):
+    ratio, A = log_probs - old_log_probs, advantages[:, None]
+    gain = torch.min(ratio * A, ratio.clamp(1 - clip, 1 + clip) * A)
+    return -_mean(gain - beta * _k3(log_probs, ref_log_probs), mask)
+
+
+@grpo_loss.mistake(
+    "The mask is on the surrogate alone: the KL of the padding is in the loss."
+)
+def kl_of_padding(log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2):
+    gain = _gain(log_probs, old_log_probs, advantages, clip)
+    return (beta * _k3(log_probs, ref_log_probs) - gain * mask).sum() / mask.sum()
+
+
+@grpo_loss.mistake(
+    "Divided by the number of answers, B: a sum over each answer's tokens, which grows with its"
+    " length. Divide by the number of answer tokens, the mask's sum."
+)
+def divided_by_answers(
+    log_probs, old_log_probs, ref_log_probs, advantages, mask, beta=0.04, clip=0.2
+):
+    gain = _gain(log_probs, old_log_probs, advantages, clip)
+    return -((gain - beta * _k3(log_probs, ref_log_probs)) * mask).sum() / mask.shape[0]
 
 
 grpo_loss.equivalent(
