@@ -688,7 +688,7 @@ whose("pass_at_k")
 p, n, k = 0.1, 10, 5
 c = torch.distributions.Binomial(n, torch.tensor(p).double()).sample((100_000,)).long()
 tempting = 1 - (1 - c.double() / n) ** k
-print(f"p = {p}: pass@{k} is 1 − (1 − p)^{k}       = {1 - (1 - p) ** k:.4f}")
+print(f"p = {p}: pass@{k} is 1 − (1 − p)^{k}     = {1 - (1 - p) ** k:.4f}")
 print(f"mean of yours, 100,000 times n = {n}  = "
       f"{pass_at_k(c, n, k).double().mean():.4f}")
 print(f"mean of 1 − (1 − c/n)^{k}, same draws  = {tempting.mean():.4f}")
@@ -727,8 +727,8 @@ for k in (1, 4, 16, 32):
 # each of their tokens is pushed harder. For a **wrong** answer it favours long ones:
 # their punishment is spread thin. Liu et al. (2025) see wrong answers grow longer and
 # longer under it, and divide by a constant ("Dr. GRPO"); Yu et al. (2025) divide by the
-# number of tokens of all answers together. We do the latter, over the batch: **every token
-# of the batch weighs the same**.
+# number of tokens of all answers together. We do the latter, over the batch: **every
+# token of the batch weighs the same**.
 #
 # *Why is there no push on the length without the division?* Let $T$ be an answer's length
 # and $s$ its score with respect to whatever decides the length. If the reward does not
@@ -902,7 +902,7 @@ print("\nof the groups of 8 in these answers:   all right   all wrong")
 for name, verdict in right.items():
     sums = verdict.reshape(-1, G).sum(-1)
     all_right, all_wrong = (sums == G).float().mean(), (sums == 0).float().mean()
-    print(f"    {name:30s} {all_right:11.1%} {all_wrong:11.1%}")
+    print(f"    {name:32s} {all_right:11.1%} {all_wrong:11.1%}")
 print("\nright, by how often one carries:    0       1       2")
 for name, verdict in right.items():
     shares = [verdict[[carries(*q) == c for q in test]].mean() for c in range(3)]
@@ -954,11 +954,11 @@ plt.show()
 # What was learned? pass@1 rose by some thirty points, on sums that nobody demonstrated
 # and that none of the steps trained on. pass@32 fell, by 5 ± 4 points in one run and by
 # 1 ± 3 in the other: no gain, and perhaps a loss. The curves cross: with 16 or 32
-# attempts the SFT model is at least as good. What the trained model does most of the time, the SFT
-# model could do before, now and then. In these runs reinforcement learning moved
-# probability onto answers that were already there, and took it from others. Yue et al.
-# (2025) report the like for large models: trained ones win at small $k$, and at large $k$
-# their base models catch up or overtake them.
+# attempts the SFT model is at least as good. What the trained model does most of the
+# time, the SFT model could do before, now and then. In these runs reinforcement learning
+# moved probability onto answers that were already there, and took it from others. Yue et
+# al. (2025) report the like for large models: trained ones win at small $k$, and at large
+# $k$ their base models catch up or overtake them.
 #
 # Be careful with the moral. A toy of 80 steps proves nothing about long training, and
 # whoever has no verifier at run time can show one answer only: pass@1 is what a user

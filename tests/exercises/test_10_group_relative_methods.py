@@ -156,10 +156,10 @@ def groups_and_options(g):
     rewards = g.normal(B, G, mean=1.0) if g.bool(0.6) else g.integers(0, 2, B, G).float()
     if g.bool(0.5):
         rewards[0] = g.choice([0.0, 0.5, 1.0])       # sums of these are exact in float32
-    eps = g.choice([1e-6, 1e-6, 0.1])
+    eps = g.choice([1e-6, 0.1])
     if eps == 0.1:
         rewards[-1] = 0.5 + 0.02 * torch.arange(G)    # nearly equal
-    return dict(rewards=rewards, normalize_by_std=g.bool(0.7), eps=eps)
+    return dict(rewards=rewards, normalize_by_std=g.bool(0.6), eps=eps)
 
 
 @group_relative_advantages.mistake(
@@ -311,7 +311,29 @@ def absolute_deviation(rewards, normalize_by_std=True, eps=1e-6):
     return _relative(rewards, normalize_by_std, centred.abs().mean(-1, keepdim=True) + eps)
 
 
+@group_relative_advantages.mistake(
+    "eps is used without the division too: everything is divided by (1 + eps). With"
+    " `normalize_by_std=False` nothing is divided."
+)
+def eps_in_any_case(rewards, normalize_by_std=True, eps=1e-6):
+    std = rewards.std(-1, keepdim=True) if normalize_by_std else 1.0
+    return _relative(rewards, True, std + eps)
+
+
+@group_relative_advantages.mistake(
+    "`keepdim=True` is missing: means of shape (B,) are laid over the *columns* of (B, G). That"
+    " goes without an error where B = G, and is wrong."
+)
+def means_over_columns(rewards, normalize_by_std=True, eps=1e-6):
+    centred = rewards - rewards.mean(-1)
+    return centred / (rewards.std(-1) + eps) if normalize_by_std else centred
+
+
 group_relative_advantages.equivalent("`-1` becomes `1`", "dimension 1 of (B, G) is the last")
+group_relative_advantages.equivalent(
+    "`rewards - rewards[:, :1]` becomes `rewards + rewards[:, :1]`",
+    "whatever is added to a whole group goes with its mean: rounding apart, the same numbers",
+)
 
 
 def _relative(rewards, normalize_by_std, divisor):
