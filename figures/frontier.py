@@ -197,6 +197,20 @@ def title(rows) -> str:
     return f"{top} gets highest; held too loosely, {', '.join(fallen)} fall (β or n beside points)"
 
 
+CROWDED = {("PPO", 0.8): (-3, -12), ("PPO", 0.4): (13, 5)}
+
+
+def beside(method, strength, rising) -> tuple[int, int]:
+    """Where a point's number stands, in points from it, so that it lies on no curve."""
+    if (method, strength) in CROWDED:
+        return CROWDED[method, strength]
+    if method == "IPO":
+        return -5, 5
+    if method == "SimPO":
+        return (12, -14) if rising else (-6, -13)
+    return (14, -10) if rising else (18, 5)
+
+
 def draw(runs, path) -> None:
     """All methods in one picture, error bars of one standard error over the seeds."""
     figure = Figure(figsize=(8.5, 5), layout="constrained")
@@ -205,10 +219,11 @@ def draw(runs, path) -> None:
         strengths, x, x_error, y, y_error = zip(*rows, strict=True)
         style = dict(color=COLOURS[method], marker=MARKERS[method], capsize=2, label=method)
         axes.errorbar(x, y, y_error, x_error, **style)
+        peak = x[y.index(max(y))]
         for strength, *place in zip(strengths, x, y, strict=True):
             axes.annotate(
-                f"{strength:g}", place, (4, 4), textcoords="offset points", fontsize=7,
-                color=COLOURS[method],
+                f"{strength:g}", place, beside(method, strength, place[0] <= peak), ha="right",
+                textcoords="offset points", fontsize=7, color=COLOURS[method],
             )
     axes.axhline(0, color="0.6", lw=1)
     axes.set(

@@ -156,6 +156,14 @@ def ratio_without_log(policy_log_probs, reference_log_probs, log_z, beta):
     return beta * ((policy_log_probs - reference_log_probs).exp() + log_z[:, None])
 
 
+@reward_from_policy.mistake(
+    "Brackets are missing: β multiplies the first term alone. r/β = … has three terms on the other"
+    " side, and all of them are multiplied."
+)
+def first_term_alone(policy_log_probs, reference_log_probs, log_z, beta):
+    return beta * policy_log_probs - reference_log_probs + log_z[:, None]
+
+
 # -- 07.3 ---------------------------------------------------------------------------------------
 
 preference_probability = exercise(
@@ -249,6 +257,35 @@ def preference_over_beta(
     return bradley_terry(
         policy_first, policy_second, reference_first, reference_second, 1 / beta
     )
+
+
+@preference_probability.mistake(
+    "β stands outside the sigmoid. It scales the rewards, so it belongs inside; as it is, β is the"
+    " largest probability there can be."
+)
+def beta_outside(policy_first, policy_second, reference_first, reference_second, beta):
+    return beta * bradley_terry(
+        policy_first, policy_second, reference_first, reference_second, 1.0
+    )
+
+
+@preference_probability.mistake(
+    "Brackets are missing: all that follows the first term is subtracted. The second answer's"
+    " reference has a plus, since it is a minus within a minus."
+)
+def brackets_missing(policy_first, policy_second, reference_first, reference_second, beta):
+    total = policy_first - reference_first - policy_second - reference_second
+    return (beta * total).sigmoid()
+
+
+@preference_probability.mistake(
+    "Log-probabilities are divided by each other. The logarithm of π/π_ref is the *difference*"
+    " log π − log π_ref."
+)
+def quotients(policy_first, policy_second, reference_first, reference_second, beta):
+    return (
+        beta * (policy_first / reference_first - policy_second / reference_second)
+    ).sigmoid()
 
 
 # -- 07.4 ---------------------------------------------------------------------------------------
@@ -421,6 +458,11 @@ def rewards_turned_round(policy, reference, beta=0.1):
 @implicit_rewards.mistake("β is missing: this is the log-ratio.")
 def log_ratio_only(policy, reference, beta=0.1):
     return policy - reference
+
+
+@implicit_rewards.mistake("β is fixed at 0.1: use the argument, of which 0.1 is the default.")
+def beta_fixed(policy, reference, beta=0.1):
+    return 0.1 * (policy - reference)
 
 
 @implicit_rewards.mistake("Divided by β where it must be multiplied.")
@@ -599,6 +641,27 @@ def dpo_log_of_sigmoid(policy_chosen, policy_rejected, reference_chosen, referen
     e = label_smoothing
     wrong_way = e * (-h).sigmoid().log() if e else 0.0
     return -((1 - e) * h.sigmoid().log() + wrong_way).mean()
+
+
+@dpo_loss.mistake(
+    "The other label's term is 1 − log σ(h). The probability of the other label is 1 − σ(h) ="
+    " σ(−h); its logarithm is log σ(−h)."
+)
+def dpo_one_minus_log(policy_chosen, policy_rejected, reference_chosen, reference_rejected,
+                      beta=0.1, label_smoothing=0.0):
+    h = beta * _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+    e, right = label_smoothing, F.logsigmoid(h)
+    return -((1 - e) * right + e * (1 - right)).mean()
+
+
+@dpo_loss.mistake(
+    "The smoothing is half as strong, ε/2, as where ε is spread over both labels. Here the wrong"
+    " label gets all of ε."
+)
+def dpo_half_smoothing(policy_chosen, policy_rejected, reference_chosen, reference_rejected,
+                       beta=0.1, label_smoothing=0.0):
+    h = _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+    return _smoothed(beta * h, label_smoothing / 2)
 
 
 @dpo_loss.mistake(
@@ -828,6 +891,7 @@ def rewards_of_pairs(g):
     chosen, rejected = g.integers(-2, 3, B) / 2, g.integers(-2, 3, B) / 2
     rejected[0] = chosen[0]                         # a tie
     rejected[1] = chosen[1] - 0.5
+    rejected[2] = chosen[2] + 0.02                  # close, and no tie
     return dict(chosen_rewards=chosen.float(), rejected_rewards=rejected.float())
 
 
@@ -882,6 +946,22 @@ def mean_margin(chosen_rewards, rejected_rewards):
 def ties_dropped(chosen_rewards, rejected_rewards):
     differ = chosen_rewards != rejected_rewards
     return (chosen_rewards > rejected_rewards)[differ].float().mean()
+
+
+@reward_accuracy.mistake(
+    "Nearly equal rewards count as a tie. Implicit rewards are small at first; however small the"
+    " difference, the pair is decided."
+)
+def ties_by_tolerance(chosen_rewards, rejected_rewards):
+    tie = (chosen_rewards - rejected_rewards).abs() < 0.1
+    return torch.where(tie, 0.5, (chosen_rewards > rejected_rewards).float()).mean()
+
+
+@reward_accuracy.mistake(
+    "This is the mean of σ(margin), the model's own confidence. The accuracy counts pairs."
+)
+def mean_confidence(chosen_rewards, rejected_rewards):
+    return (chosen_rewards - rejected_rewards).sigmoid().mean()
 
 
 for mutant in ("becomes `chosen_rewards > rejected_rewards`",
@@ -1085,6 +1165,27 @@ def hinge(policy_chosen_mean, policy_rejected_mean, beta=2.0, margin=1.0):
     return (margin - h).clamp(min=0).mean()
 
 
+@simpo_loss.mistake(
+    "γ is divided by β. It is in units of the reward, β·(m_w − m_l), and taken off as it is."
+)
+def margin_over_beta(policy_chosen_mean, policy_rejected_mean, beta=2.0, margin=1.0):
+    return _simpo(policy_chosen_mean - policy_rejected_mean, beta, margin / beta)
+
+
+@simpo_loss.mistake(
+    "γ stands outside −log σ, where it is a constant: it shifts the loss and teaches nothing."
+)
+def margin_outside(policy_chosen_mean, policy_rejected_mean, beta=2.0, margin=1.0):
+    return _simpo(policy_chosen_mean - policy_rejected_mean, beta, 0.0) + margin
+
+
+@simpo_loss.mistake(
+    "γ is taken off the loss, outside −log σ, where it is a constant and teaches nothing."
+)
+def margin_off_the_loss(policy_chosen_mean, policy_rejected_mean, beta=2.0, margin=1.0):
+    return _simpo(policy_chosen_mean - policy_rejected_mean, beta, 0.0) - margin
+
+
 def _simpo(difference, beta, margin):
     return -F.logsigmoid(beta * difference - margin).mean()
 
@@ -1173,6 +1274,14 @@ def credit_spread(policy_log_probs, reference_log_probs, mask, beta=0.1):
 @token_credit.mistake("The signs are gone: tokens that have become rarer have negative credit.")
 def credit_absolute(policy_log_probs, reference_log_probs, mask, beta=0.1):
     return share_of_each_token(policy_log_probs, reference_log_probs, mask, beta).abs()
+
+
+@token_credit.mistake(
+    "A running total: each entry is the reward of the answer so far. What is asked is the term"
+    " that the token itself adds."
+)
+def credit_running(policy_log_probs, reference_log_probs, mask, beta=0.1):
+    return share_of_each_token(policy_log_probs, reference_log_probs, mask, beta).cumsum(-1)
 
 
 # -- 07.12 --------------------------------------------------------------------------------------
