@@ -38,7 +38,8 @@ def pattern_of(triples, tolerance) -> Pattern:
         pattern.hints.append("The caller still needs it: compute a new tensor instead.")
         return pattern
     pattern.sentence = _by_kind(first) or _by_numbers(first, triples, tolerance)
-    if first.path.startswith("grad") and first.kind != "gradient":
+    about_gradients = first.path.startswith("grad") and not first.path.startswith("grade")
+    if about_gradients and first.kind != "gradient":
         pattern.hints.append(
             "The value is right, its gradient is not: is something detached, or not?"
         )
