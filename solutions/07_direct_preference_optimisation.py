@@ -1500,7 +1500,9 @@ for (kind, numbers), row in zip(by_kind.items(), rows, strict=True):
 # Of a rambling the *first* word has lost, and the words after it have hardly changed:
 # once "my" is said, "grandmother loved cooking" is as good as certain, and nothing is
 # left to decide. All tokens of a rambling were pushed down alike. But a probability
-# near 1 does not move easily; the push lands where there was a choice.
+# near 1 does not move easily; the push lands where there was a choice. (The ramblings
+# coloured above are extremes. Said a second time, even their second word was not
+# certain, and it got the blame; in the mean over fresh answers that does not show.)
 #
 # (Credit of this kind describes what the policy does, not what a single word is worth:
 # the polite word of an answer that is wrong has it too.)
@@ -1603,8 +1605,8 @@ for method, strength in (("DPO", 0.4), ("IPO", 0.1), ("SimPO", 4.0)):
 #   PPO with its four models, or more. (Best-of-n is drawn at an upper bound of its KL;
 #   its true curve lies further left.)
 # - **PPO gets highest here**, at β = 0.2. But look at the paired differences: its lead
-#   over DPO's best is less than two standard errors; over SimPO's and best-of-16's it
-#   is three or more (with four seeds, 95% confidence wants 3.2). And the settings of
+#   over DPO's best is less than two standard errors, over the others' about three;
+#   with four seeds 95% confidence wants 3.2, so none is sure. And the settings of
 #   all but IPO were chosen on seeds 0 and 1 (README), the best points on the very data
 #   shown, and PPO may sample and score new answers all the time.
 # - **Held too loosely, DPO falls as PPO does**, without any reward model to be fooled:

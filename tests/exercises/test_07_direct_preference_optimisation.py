@@ -665,6 +665,17 @@ def dpo_half_smoothing(policy_chosen, policy_rejected, reference_chosen, referen
 
 
 @dpo_loss.mistake(
+    "The second logarithm is taken of 1 − σ(h), which rounds to 0 where a pair is right by far."
+    " log(1 − σ(h)) is log σ(−h): `F.logsigmoid(-h)` stays finite."
+)
+def dpo_log_of_rest(policy_chosen, policy_rejected, reference_chosen, reference_rejected,
+                    beta=0.1, label_smoothing=0.0):
+    h = beta * _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+    e = label_smoothing
+    return -((1 - e) * F.logsigmoid(h) + e * (1 - h.sigmoid()).log()).mean()
+
+
+@dpo_loss.mistake(
     "`label_smoothing` is not used: −(1 − ε)·log σ(h) − ε·log σ(−h)."
 )
 def dpo_no_smoothing(policy_chosen, policy_rejected, reference_chosen, reference_rejected,
