@@ -112,8 +112,9 @@ def _activations(config, tokens, weight_bytes, rank, targets, checkpointing) -> 
     forward's inner width i. The peak stands at the feed-forward's way back, whose gradients of size
     i, one in float32 where adapters are, come on top.
     """
-    width, inner = config.hidden_size, config.intermediate_size
-    kv_width = width * config.num_key_value_heads // config.num_attention_heads
+    width, heads = config.hidden_size, config.num_attention_heads
+    inner = getattr(config, "intermediate_size", None) or 4 * width  # GPT-2's, for one, is unsaid
+    kv_width = width * (getattr(config, "num_key_value_heads", None) or heads) // heads
     norms = 2 * width * 4  # computed in float32
     attention = (2 * width + 2 * kv_width) * weight_bytes  # rotated q and k, v, the output
     feed_forward = 3 * inner * weight_bytes  # the gate before and after its activation, and up

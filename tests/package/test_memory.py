@@ -8,7 +8,7 @@ import torch
 from tiny_llama import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import MistralConfig
+from transformers import GPT2Config, MistralConfig
 
 from rlhf_minimal import quantized
 from rlhf_minimal.dpo_cli import LECTURE_TARGETS
@@ -235,3 +235,11 @@ def test_the_table_has_a_row_a_kind_and_the_sum():
 def test_memory_of_this_process_can_be_told():
     assert 0 < peak_bytes("cpu") < 2**40
     assert 0 < available_bytes("cpu") < 2**44
+
+
+def test_a_configuration_that_leaves_sizes_unsaid_gets_a_ledger_too():
+    config = GPT2Config(n_layer=2, n_embd=64, n_head=4, vocab_size=100, n_positions=32)
+    model = empty_model(config)
+    ledger = memory_ledger(model, weight_bytes=4)
+    assert ledger["weights in 32 bits"] == 4 * sum(p.numel() for p in model.parameters())
+    assert ledger["activations"] > 0
