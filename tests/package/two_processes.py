@@ -13,10 +13,7 @@ from pathlib import Path
 
 import torch
 
-torch.set_num_threads(1)
-torch.compiler.set_stance("force_eager")
-
-RANK = os.environ["RANK"]
+RANK = os.environ.get("RANK", "0")
 
 
 def run(arguments, interrupt_after=None):
@@ -75,6 +72,8 @@ def mixed_precision_step(shard: bool) -> dict:
 if __name__ == "__main__":
     from rlhf_minimal.engine import Processes
 
+    torch.set_num_threads(1)
+    torch.compiler.set_stance("force_eager")
     torch.distributed.init_process_group("gloo")  # once: a group cannot be joined a second time
     Processes.close = lambda self: None
     path = Path(sys.argv[1])
