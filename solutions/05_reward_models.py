@@ -1556,6 +1556,9 @@ plt.show()
 # above). Missing is reading, and a few labels do not teach it. At the rate
 # that serves the SFT model best, 50 labels even do harm: try it. A crowd of quite
 # another taste would leave more to unlearn.
+#
+# One reservation: each start's learning rate is the best of three, chosen on two of the
+# four seeds **by these same test pairs**. The gains are a little flattered by that.
 
 # %% [markdown]
 # ## 11 · To discuss
