@@ -2,6 +2,7 @@
 
 import random
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,3 +244,11 @@ def test_a_configuration_that_leaves_sizes_unsaid_gets_a_ledger_too():
     ledger = memory_ledger(model, weight_bytes=4)
     assert ledger["weights in 32 bits"] == 4 * sum(p.numel() for p in model.parameters())
     assert ledger["activations"] > 0
+
+
+def test_the_readme_s_ledger_is_what_the_function_says(mistral):
+    lecture = dict(lora_rank=32, targets=TARGETS, optimizer_bytes=2)
+    ledger = memory_ledger(mistral, quantize=True, **lecture)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for size in [*ledger.values(), sum(ledger.values())]:
+        assert f"| {size / 2**20:,.0f} |" in readme
