@@ -9,7 +9,9 @@ Leaves out: rankings of more than two (Label Studio has them: :mod:`rlhf_minimal
 """
 
 import html
+import math
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,22 +22,35 @@ from rlhf_minimal.label_files import Comparison, Label, LabelFile
 
 __all__ = ["LabellingWidget", "click_through"]
 
-# The arrow keys click the buttons of the widget that the mouse is over or that has the focus. The
-# script listens on the page (JupyterLab, Notebook 7), and before Jupyter does, whose arrow keys
-# would go to the next cell. Where a cell's output is a frame of its own (Colab, VS Code), it hears
-# keys only after a click into that frame.
+# A label this soon after the last one is the second half of a double click, or was clicked while
+# the kernel was busy: nobody has read the two answers that it would be about.
+HASTY_S = 0.5
+
+# The arrow keys click the buttons of the widget that the mouse has moved over, or of which a button
+# has the focus and can be seen. A widget that was only scrolled under the mouse hears no keys, nor
+# does any while somebody types: there, ↓ means to go down. The script listens on the page
+# (JupyterLab, Notebook 7), and before Jupyter does, whose arrow keys would go to the next cell.
+# Where a cell's output is a frame of its own (Colab, VS Code), it hears keys only after a click
+# into that frame.
 KEYS = """
 (() => {
-  const root = () => document.querySelector(".NAME");
   const keys = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", t: "tie", u: "undo"};
-  let under = null;
-  document.addEventListener("mouseover", (event) => { under = event.target; }, true);
+  const box = (node) => (node && node.closest ? node.closest(".NAME") : null);
+  const focused = () => {
+    const at = document.activeElement.getBoundingClientRect();
+    const top = document.elementFromPoint((at.left + at.right) / 2, (at.top + at.bottom) / 2);
+    return box(document.activeElement) && box(top);
+  };
+  let over = null;
+  document.addEventListener("mousemove", (event) => { over = box(event.target); }, true);
+  document.addEventListener("mouseover", (event) => { over = box(event.target) && over; }, true);
   document.addEventListener("keydown", (event) => {
-    const box = root(), typing = event.target.closest && event.target.closest(
+    const typing = event.target.closest && event.target.closest(
       "input, textarea, .cm-editor, [contenteditable=true]");
-    const here = box && (box.contains(under) || box.contains(document.activeElement));
-    if (!here || typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const button = keys[event.key] && box.querySelector(".label-" + keys[event.key]);
+    if (typing) over = null;
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const here = over && over.isConnected ? over : focused();
+    const button = here && keys[event.key] && here.querySelector(".label-" + keys[event.key]);
     if (!button) return;
     event.preventDefault();
     event.stopImmediatePropagation();
@@ -60,6 +75,9 @@ class LabellingWidget(widgets.VBox):
         seed: draws, with the annotator's name, which answer stands on the left.
         show_text: what to make of a text before it is shown, e.g. ``prettify``.
 
+    A click within half a second of the last label is not counted (scripts: :func:`click_through`),
+    nor is one after something else wrote to the file: the widget first goes on from what it holds.
+
     Raises:
         ValueError: nothing to ask, an id twice, or the file holds labels of other texts or people.
     """
@@ -79,16 +97,16 @@ class LabellingWidget(widgets.VBox):
                 f"there are {len(asked)} comparisons with {len(self.asked)} different ids; "
                 "give one or more, each with an id of its own"
             )
-        self.file, self.annotator, self.seed = LabelFile(path), annotator, seed
-        self._check_resumed(path)
-        self.show_text = show_text
+        self.annotator, self.seed, self.show_text = annotator, seed, show_text
+        self.file, self._bytes = self._open(path), _size(path)
+        self.labelled_at = -math.inf
         self.prompt, self.message = widgets.HTML(), widgets.HTML()
         self.texts = [widgets.HTML(layout={"width": "50%", "margin": "4px"}) for _ in range(2)]
         self.progress = widgets.IntProgress(max=len(self.asked), description="labelled")
-        self.left = self._button("← left", "left", lambda: self._choose(self.sides()[0]))
-        self.right = self._button("right →", "right", lambda: self._choose(self.sides()[1]))
-        self.tie = self._button("tie ↓", "tie", lambda: self._choose("tie"))
-        self.undo = self._button("undo (u)", "undo", self.file.undo)
+        self.left = self._button("← left", "left")
+        self.right = self._button("right →", "right")
+        self.tie = self._button("tie ↓", "tie")
+        self.undo = self._button("undo (u)", "undo")
         answers = widgets.HBox(self.texts, layout={"width": "100%"})
         buttons = widgets.HBox([self.left, self.tie, self.right, self.undo])
         super().__init__([self.progress, self.prompt, answers, buttons, self.message])
@@ -102,7 +120,7 @@ class LabellingWidget(widgets.VBox):
     def show(self) -> None:
         """Display the widget, with ← and → (↓ or t: a tie; u: undo) as keys.
 
-        Keys work while the mouse is over the widget, or after a click into it.
+        Keys work while the mouse is over the widget, or after a click on one of its buttons.
         """
         display(self)
         display(Javascript(KEYS.replace("NAME", self._name)))
@@ -132,8 +150,9 @@ class LabellingWidget(widgets.VBox):
         """Prompt, left answer and right answer, as texts."""
         return self.current.prompt, *(getattr(self.current, side) for side in self.sides())
 
-    def _check_resumed(self, path) -> None:
-        for label in self.file.labels:
+    def _open(self, path) -> LabelFile:
+        file = LabelFile(path)
+        for label in file.labels:
             if label.annotator != self.annotator:
                 raise ValueError(
                     f"{path} holds the labels of {label.annotator!r}, not {self.annotator!r}; "
@@ -144,26 +163,41 @@ class LabellingWidget(widgets.VBox):
                     f"{path} holds a label of other texts under the id {label.comparison.id!r}; "
                     "name another file, or give the comparisons it was made with"
                 )
+        return file
 
-    def _button(self, text: str, name: str, act) -> widgets.Button:
+    def _button(self, text: str, name: str) -> widgets.Button:
         button = widgets.Button(description=text)
         button.add_class(f"label-{name}")
-        button.on_click(lambda _: self._clicked(act))
+        button.on_click(lambda _: self._clicked(name))
         return button
 
-    def _choose(self, choice: str) -> None:
-        self.file.append(Label(self.current, choice, self.sides()[0], self.annotator))
-
-    def _clicked(self, act) -> None:
+    def _clicked(self, name: str) -> None:
         """Write first, show then: what is on the screen as done is on the disk."""
-        if self.current is None and act != self.file.undo:
+        if self.current is None and name != "undo":
             return
         try:
-            act()
-        except OSError as error:
+            note = self._write(name)
+        except (OSError, ValueError) as error:
             self.message.value = f"<b>not saved:</b> {html.escape(str(error))}"
             return
         self._refresh()
+        self.message.value += note
+
+    def _write(self, name: str) -> str:
+        """Put a click into the file, or say why it is not counted."""
+        if _size(self.file.path) != self._bytes:
+            self.file, self._bytes = self._open(self.file.path), _size(self.file.path)
+            return "; the file has changed meanwhile, so this click was not counted"
+        if name == "undo":
+            self.file.undo()
+        elif time.monotonic() - self.labelled_at < HASTY_S:
+            return "; a click so soon after the last one was not counted"
+        else:
+            choice = dict(zip(("left", "right"), self.sides(), strict=True)).get(name, name)
+            self.file.append(Label(self.current, choice, self.sides()[0], self.annotator))
+            self.labelled_at = time.monotonic()
+        self._bytes = _size(self.file.path)
+        return ""
 
     def _refresh(self) -> None:
         done = len(self.file.labels)
@@ -183,6 +217,11 @@ class LabellingWidget(widgets.VBox):
             widget.value = CARD.format(answer)
 
 
+def _size(path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return Path(path).stat().st_size if Path(path).exists() else 0
+
+
 def click_through(widget: LabellingWidget, choose, limit: int | None = None) -> int:
     """Let a script use the widget as a person does: look at what is shown, click.
 
@@ -199,6 +238,7 @@ def click_through(widget: LabellingWidget, choose, limit: int | None = None) -> 
         choice = choose(*widget.shown())
         if choice not in ("left", "right", "tie"):
             raise ValueError(f"choose said {choice!r}; it must say 'left', 'right' or 'tie'")
+        widget.labelled_at = -math.inf  # a script has read the answers, fast as it is
         getattr(widget, choice).click()
         if len(widget.file.labels) == before:
             raise OSError(f"the label was not saved: {widget.message.value}")

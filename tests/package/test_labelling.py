@@ -60,7 +60,7 @@ def test_a_label_is_on_disk_before_the_next_question_stands(tmp_path):
     path = tmp_path / "labels.jsonl"
     asked = widget(path)
     for number in range(1, 4):
-        asked.tie.click()
+        click_through(asked, lambda *shown: "tie", limit=1)
         assert len(path.read_text().splitlines()) == number
         assert asked.current == ASKED[number]
 
@@ -124,6 +124,48 @@ def test_clicks_after_the_last_comparison_add_nothing(tmp_path):
     assert (len(asked.labels), asked.left.disabled, asked.undo.disabled) == (40, True, False)
     asked.undo.click()
     assert asked.current == ASKED[39]
+
+
+def test_a_double_click_is_one_label(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("rlhf_minimal.labelling.time.monotonic", lambda: now)
+    asked = widget(tmp_path / "labels.jsonl")
+    asked.left.click()
+    now = 100.3
+    asked.left.click()
+    assert (len(asked.labels), asked.current) == (1, ASKED[1])
+    assert "so soon" in asked.message.value
+    now = 101.0  # the click that was not counted does not make this one hasty
+    asked.right.click()
+    assert (len(asked.labels), asked.message.value) == (2, "2 of 40")
+    asked.undo.click()
+    asked.undo.click()
+    assert asked.labels == []
+
+
+def test_two_widgets_on_one_file_label_nothing_twice(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    old, new = widget(path), widget(path)
+    click_through(new, takes_good, limit=3)
+    old.left.click()
+    assert "has changed" in old.message.value
+    assert (old.progress.value, old.current) == (3, ASKED[3])
+    old.left.click()
+    new.undo.click()
+    assert len(read_labels(path)[0]) == 4  # the click said what happened, and took nothing back
+    assert (new.labels, new.current) == (read_labels(path)[0], ASKED[4])
+
+
+def test_a_file_that_became_somebody_elses_is_left_alone(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    mine = widget(path)
+    click_through(widget(path, annotator="tom"), takes_good, limit=2)
+    before = path.read_bytes()
+    mine.left.click()
+    mine.left.click()
+    assert "not saved" in mine.message.value
+    assert "&#x27;tom&#x27;" in mine.message.value
+    assert path.read_bytes() == before
 
 
 def test_texts_are_shown_escaped(tmp_path):
