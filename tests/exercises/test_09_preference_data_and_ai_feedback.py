@@ -146,6 +146,22 @@ def unfinished_as_shown(task):
     return pairs_of_task({**task, "annotations": filled})
 
 
+@label_studio_pairs.mistake(
+    "Only the best and the worst of a ranking are paired. What lies between was ranked, too: n"
+    " answers hold n(n − 1)/2 pairs."
+)
+def best_against_worst(task):
+    return [(task["data"]["prompt"], ranked[0], ranked[-1]) for a in _finished(task)
+            for ranked in [_ranked(task, a)]]
+
+
+@label_studio_pairs.mistake(
+    "A pair on which two people agree is there only once. Agreement is worth two labels: keep both."
+)
+def agreement_counted_once(task):
+    return list(dict.fromkeys(pairs_of_task(task)))
+
+
 @label_studio_pairs.mistake("Each pair is there twice, once in each direction: that says nothing.")
 def both_directions(task):
     return pairs_of_task(task) + worst_first(task)
@@ -265,6 +281,26 @@ def missing_counted(first, second):
 
 
 @cohens_kappa.mistake(
+    "The items that lack a label are left out of the counts, but you still divide by the number of"
+    " all items. Divide by those that have both."
+)
+def divided_by_all(first, second):
+    both, kept = _both(first, second), len(_both(first, second)) / len(first)
+    if _chance(both) == 1:
+        return math.nan
+    return _kappa(kept * _observed(both), kept**2 * _chance(both))
+
+
+@cohens_kappa.mistake(
+    "P_o is a share of all items, those that lack a label included. Use the items that have both,"
+    " as for P_e."
+)
+def observed_of_all(first, second):
+    both = _both(first, second)
+    return _kappa(sum(a == b for a, b in both) / len(first), _chance(both))
+
+
+@cohens_kappa.mistake(
     "Missing labels are left out of P_o, but each annotator's shares are still taken over all that"
     " *they* labelled. Use the same items for both."
 )
@@ -327,7 +363,8 @@ def what_judges_say(g):
 @parse_score.probe
 def grade_or_none(answer, case):
     found = answer.parse_score(**case)
-    return dict(score=float(found) if type(found) is int else found)
+    number = float(found) if type(found) is int else found
+    return dict(gives_a_grade=found is not None, score=number)
 
 
 def _read(text, low, high, pick=-1, number=r"-?\d+(?:\.\d+)?", off=None, tops=True, other=None):
@@ -469,16 +506,20 @@ def judged_both_ways(g):
 
 @position_bias.probe
 def four_shares(answer, case):
-    found = answer.position_bias(**case)
-    if isinstance(found, torch.Tensor):
-        found = found.tolist()
+    found = _listed(answer.position_bias(**case))
     if isinstance(found, dict):
         found = list(found.values())
-    if not isinstance(found, (list, tuple)) or len(found) != 4:
-        return dict(shares=found)                  # four shares are asked
+    if not isinstance(found, (list, tuple)):
+        return dict(order=found)
     names = ("consistent", "first", "second", "unreadable")
-    named = {name: float(x) if type(x) is int else x for name, x in zip(names, found, strict=True)}
-    return dict(named, inputs_after=case)
+    named = {name: float(x) if type(x) is int else x for name, x in zip(names, found, strict=False)}
+    return dict(order=[*named], **named, inputs_after=case)
+
+
+def _listed(found):
+    """A list for an array or a tensor: the container is a matter of taste."""
+    is_array = isinstance(found, torch.Tensor) or type(found).__module__ == "numpy"
+    return found.tolist() if is_array else found
 
 
 def _counts(verdicts, swapped, kind):
@@ -522,6 +563,56 @@ def places_exchanged(verdicts, swapped):
 def of_the_readable(verdicts, swapped):
     *shares, unreadable = _counts(verdicts, swapped, _kind)
     return *(share / (1 - unreadable) for share in shares), unreadable
+
+
+@position_bias.mistake(
+    "Whatever differs counts as consistent. “A” in one order and a tie in the other differ, too,"
+    " and are a lean; two ties are equal, and consistent."
+)
+def different_is_consistent(verdicts, swapped):
+    def kind(one, two):
+        if None in (one, two):
+            return 3
+        return 0 if one != two else 1 if one == "A" else 2
+
+    return tuple(_counts(verdicts, swapped, kind))
+
+
+@position_bias.mistake(
+    "The first list's letter alone decides where the judge leans. A tie, and then “A” in the"
+    " exchanged prompt, leans to the first place, too."
+)
+def lean_of_the_first_list(verdicts, swapped):
+    def kind(one, two):
+        right = _kind(one, two)
+        return right if right in (0, 3) else 1 if one == "A" else 2
+
+    return tuple(_counts(verdicts, swapped, kind))
+
+
+@position_bias.mistake(
+    "Unreadable is a pair with no verdict in *at least one* order; you ask for both."
+)
+def both_unreadable(verdicts, swapped):
+    def kind(one, two):
+        if one is None and two is None:
+            return 3
+        return (1 if "A" in (one, two) else 2) if None in (one, two) else _kind(one, two)
+
+    return tuple(_counts(verdicts, swapped, kind))
+
+
+@position_bias.mistake(
+    "A tie with a letter is split between both places. The letter says where it leans: “A” to the"
+    " first, “B” to the second."
+)
+def half_a_tie_split(verdicts, swapped):
+    shares = _counts(verdicts, swapped, _kind)
+    split = sum("tie" in two and set(two) != {"tie"} and None not in two
+                for two in zip(verdicts, swapped, strict=True)) / len(verdicts)
+    letters = _counts(verdicts, swapped, lambda one, two: 3 if "tie" in (one, two)
+                      else _kind(one, two))
+    return shares[0], letters[1] + split / 2, letters[2] + split / 2, shares[3]
 
 
 @position_bias.mistake("These are counts. Divide by the number of pairs.")
@@ -580,6 +671,11 @@ consistent_verdicts = exercise(
 @consistent_verdicts.cases(visible=4, fresh=12)
 def to_be_kept(g):
     return _verdicts(g)
+
+
+@consistent_verdicts.probe
+def kept_in_a_list(answer, case):
+    return dict(kept=_listed(answer.consistent_verdicts(**case)), inputs_after=case)
 
 
 @consistent_verdicts.mistake(
@@ -747,6 +843,24 @@ def sigmoid_twice(first_scores, second_scores, first_is_better):
             + bce(second_scores.sigmoid(), 1 - first_is_better))
 
 
+@pair_ranker_loss.mistake(
+    "z is not read: as if the first answer always won. Where z is 0, the first score goes down and"
+    " the second up."
+)
+def first_always_wins(first_scores, second_scores, first_is_better):
+    return (F.softplus(-first_scores) + F.softplus(second_scores)).mean()
+
+
+@pair_ranker_loss.mistake(
+    "These are squared errors of the probabilities (Brier's score). Cross-entropy is asked:"
+    " −log of the probability of what happened."
+)
+def squared(first_scores, second_scores, first_is_better):
+    errors = (first_scores.sigmoid() - first_is_better, second_scores.sigmoid() - 1
+              + first_is_better)
+    return sum(error.square().mean() for error in errors)
+
+
 @pair_ranker_loss.mistake("The sign is missing: this is the log-likelihood, to be maximised.")
 def likelihood(first_scores, second_scores, first_is_better):
     bce = F.binary_cross_entropy_with_logits
@@ -805,6 +919,21 @@ def logs_divided(log_prob_a, log_prob_b):
 )
 def hard_verdict(log_prob_a, log_prob_b):
     return (log_prob_a > log_prob_b).float()
+
+
+@soft_preference.mistake(
+    "“(B)” is not read: the sigmoid is of the *difference* of both logarithms."
+)
+def sigmoid_of_a(log_prob_a, log_prob_b):
+    return log_prob_a.sigmoid()
+
+
+@soft_preference.mistake(
+    "The softmax runs over the batch. Each pair of answers is a question of its own: normalise over"
+    " “(A)” and “(B)”."
+)
+def over_the_batch(log_prob_a, log_prob_b):
+    return (log_prob_a - log_prob_b).softmax(0)
 
 
 @soft_preference.mistake("These are the odds p_A/p_B. The probability is odds/(1 + odds).")
@@ -882,6 +1011,29 @@ def first_grade_only(prompts, candidates, scores):
 )
 def luckiest_grade(prompts, candidates, scores):
     return _pairs(prompts, candidates, scores.max(-1).values)
+
+
+@self_rewarding_pairs.mistake(
+    "The median of an answer's grades counts here; their mean is asked."
+)
+def median_grade(prompts, candidates, scores):
+    return _pairs(prompts, candidates, scores.median(-1).values)
+
+
+@self_rewarding_pairs.mistake(
+    "The average is over the *answers*. Scores have shape (P, N, S): average over the judgings, the"
+    " last dimension, and compare the N answers."
+)
+def averaged_over_answers(prompts, candidates, scores):
+    return _pairs(prompts, candidates, scores.mean(1)[:, :len(candidates[0])])
+
+
+@self_rewarding_pairs.mistake(
+    "Every prompt gives a pair, also where best and worst are graded alike or are one text. Both"
+    " tests are missing: such a pair teaches nothing."
+)
+def nothing_left_out(prompts, candidates, scores):
+    return _pairs(prompts, candidates, scores.mean(-1), ties=True, same=True)
 
 
 @self_rewarding_pairs.mistake(
