@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as widgets
-from IPython.display import Javascript, display
+from IPython.display import display
 
 from rlhf_minimal.label_files import Comparison, Label, LabelFile
 
@@ -28,14 +28,15 @@ HASTY_S = 0.5
 
 # The arrow keys click the buttons of the widget that the mouse has moved over, or of which a button
 # has the focus and can be seen. A widget that was only scrolled under the mouse hears no keys, nor
-# does any while somebody types: there, ↓ means to go down. The script listens on the page
-# (JupyterLab, Notebook 7), and before Jupyter does, whose arrow keys would go to the next cell.
-# Where a cell's output is a frame of its own (Colab, VS Code), it hears keys only after a click
-# into that frame.
+# does any while somebody types: there, ↓ means to go down. The script listens on the page, before
+# Jupyter does, whose arrow keys would go to the next cell. Where a cell's output is a frame of its
+# own (Colab, VS Code), it hears keys only after a click into that frame.
 KEYS = """
 (() => {
+  if (window.labellingKeys) return;  // one listener serves all these widgets on a page
+  window.labellingKeys = true;
   const keys = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", t: "tie", u: "undo"};
-  const box = (node) => (node && node.closest ? node.closest(".NAME") : null);
+  const box = (node) => (node && node.closest ? node.closest(".labelling") : null);
   const focused = () => {
     const at = document.activeElement.getBoundingClientRect();
     const top = document.elementFromPoint((at.left + at.right) / 2, (at.top + at.bottom) / 2);
@@ -110,12 +111,13 @@ class LabellingWidget(widgets.VBox):
         answers = widgets.HBox(self.texts, layout={"width": "100%"})
         buttons = widgets.HBox([self.left, self.tie, self.right, self.undo])
         super().__init__([self.progress, self.prompt, answers, buttons, self.message])
-        self.add_class(self._name)
+        self.add_class("labelling")
         self._refresh()
 
-    @property
-    def _name(self) -> str:
-        return f"labelling-{id(self)}"
+    def __repr__(self) -> str:
+        """What a page shows that cannot show widgets; ipywidgets cuts it after 110 letters."""
+        done = f"{len(self.labels)} of {len(self.asked)} labelled."
+        return f"{done} No buttons here? Install ipywidgets where Jupyter itself runs; reload."
 
     def show(self) -> None:
         """Display the widget, with ← and → (↓ or t: a tie; u: undo) as keys.
@@ -123,7 +125,8 @@ class LabellingWidget(widgets.VBox):
         Keys work while the mouse is over the widget, or after a click on one of its buttons.
         """
         display(self)
-        display(Javascript(KEYS.replace("NAME", self._name)))
+        plain = "(a widget with buttons stands here while the notebook runs)"
+        display({"application/javascript": KEYS, "text/plain": plain}, raw=True)
 
     @property
     def current(self) -> Comparison | None:

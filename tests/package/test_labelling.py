@@ -168,6 +168,13 @@ def test_a_file_that_became_somebody_elses_is_left_alone(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_page_without_widgets_says_what_is_missing(tmp_path):
+    asked = comparisons([(f"question {i} ?", "good", "bad") for i in range(1000)])
+    shown = LabellingWidget(asked, tmp_path / "labels.jsonl")._repr_mimebundle_()["text/plain"]
+    assert shown.startswith("0 of 1000 labelled. No buttons here? Install ipywidgets")
+    assert shown.endswith("reload.")  # not cut
+
+
 def test_texts_are_shown_escaped(tmp_path):
     asked = comparisons([("<script>alert(1)</script> & co", "<b>bold</b>", "plain")])
     shown = LabellingWidget(asked, tmp_path / "labels.jsonl")
