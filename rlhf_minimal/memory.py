@@ -5,8 +5,9 @@ arithmetic on the model's shapes, which its configuration gives without its weig
 costs follows Dettmers et al. 2023 (QLoRA), arXiv 2305.14314, for weights and adapters, and Chen et
 al. 2016, arXiv 1604.06174, for checkpointed activations.
 
-Leaves out: the driver's own share of a GPU (some 0.3 to 0.6 GiB), gaps between allocations, and the
-peak while a checkpoint is being read.
+Leaves out: the driver's own share of a GPU (some 0.3 to 0.6 GiB), gaps between allocations, the
+T × T scores of attention where no fused kernel spares them (:mod:`rlhf_minimal.rehearsal` counts
+those), and the peak while a checkpoint is being read.
 """
 
 import os
@@ -30,12 +31,12 @@ __all__ = [
 GIB = 2**30
 
 
-def empty_model(config):
+def empty_model(config, dtype=None):
     """A transformers model of that configuration without weights: shapes only, in seconds."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def memory_ledger(

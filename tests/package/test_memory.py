@@ -1,14 +1,12 @@
 """What `memory.py` promises: the bytes that a run will hold, before anything is loaded."""
 
+import json
 import random
-import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_llama import tiny_model
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, MistralConfig
 
 from rlhf_minimal import quantized
@@ -26,43 +24,12 @@ from rlhf_minimal.memory import (
 from rlhf_minimal.nf4 import quantize_linears
 from rlhf_minimal.pairs import TokenPair, train_on_pairs
 from rlhf_minimal.quantized import prepare_for_training, quantize_model
+from rlhf_minimal.rehearsal import TensorsAlive
 
 TARGETS = LECTURE_TARGETS.split(",")
 # Every layer has whole blocks of 64 weights, and of 256 scales: nothing is rounded up.
 SIZES = dict(hidden_size=256, intermediate_size=768, num_hidden_layers=3, tie_word_embeddings=False)
 FOUR_BITS = "weights in 4 bits, scales included"
-
-
-class TensorsAlive(TorchDispatchMode):
-    """Bytes of all tensors that live at once, at most; counted by storage."""
-
-    def __init__(self, known):
-        super().__init__()
-        self.alive, self.now, self.most = {}, 0, 0
-        for tensor in known:
-            self.note(tensor)
-        self.at_first = self.now
-
-    def note(self, tensor):
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.alive:
-            return
-
-        def gone(_):
-            del self.alive[key]
-            self.now -= size
-
-        self.now += size
-        self.most = max(self.most, self.now)
-        self.alive[key] = weakref.ref(storage, gone)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.note(leaf)
-        return result
 
 
 def random_pairs(tokens=64):
@@ -252,3 +219,11 @@ def test_the_readme_s_ledger_is_what_the_function_says(mistral):
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     for size in [*ledger.values(), sum(ledger.values())]:
         assert f"| {size / 2**20:,.0f} |" in readme
+
+
+def test_the_readme_tells_what_was_counted_at_full_size():
+    root = Path(__file__).parents[2]
+    rows = json.loads((root / "benchmarks" / "rehearse_7b.json").read_text())["rows"]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    for name in ("the lesson's step", "activations not checkpointed", "weights in 16 bits"):
+        assert f"{rows[name]['peak_gib']:.2f}" in readme
