@@ -69,15 +69,17 @@ def train_on_groups(
             repeated = [prompts[i] for i in rows for _ in range(group_size)]
             rollouts = sample_rollouts(policy, repeated, generator=generator, **sampling)
             mask = rollouts.mask[:, 1:]
+            log_probs = answer_log_probs(policy, *rollouts)  # the first epoch's, and the old ones
+            old_log_probs = log_probs.detach()
             with torch.no_grad():
-                old_log_probs = answer_log_probs(policy, *rollouts)
                 ref_log_probs = answer_log_probs(reference, *rollouts)
                 log_ratio = (old_log_probs - ref_log_probs).sum(-1)
                 scores = score_rollouts(score, rollouts)
             rewards = shaped(scores, log_ratio).view(prompts_a_step, group_size)
             advantage = advantages(rewards).flatten()
-            for _ in range(epochs):
-                log_probs = answer_log_probs(policy, *rollouts)
+            for epoch in range(epochs):
+                if epoch:
+                    log_probs = answer_log_probs(policy, *rollouts)
                 value = group_loss(log_probs, old_log_probs, ref_log_probs, advantage, mask)
                 optimizer_step(optimizer, value)
             history.record(
