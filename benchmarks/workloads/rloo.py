@@ -84,12 +84,12 @@ def theirs(quick, turn, name, kind, tuned, beta=BETA) -> dict:
 
 
 def result(name, model, steps, before, length, clock) -> dict:
-    """A completion is computed once to be sampled, as old and under the reference, then trained."""
+    """A completion is computed once to be sampled, once under the reference, and then trained."""
     return {
         "rates": {name: BATCH / clock.per_step}, "unit": "completions/s",
         "after_imports_mib": before, "parameters": parameters(model), "mean_length": length,
         "tokens_per_step": BATCH * SMALL.length,
-        "flop": {name: (3 + 3) * forward_flop(SMALL)},
+        "flop": {name: (2 + 3) * forward_flop(SMALL)},
         "bytes": {name: training_bytes(SMALL, BATCH, parameters(model)) / BATCH},
         "steps": steps, **clock.columns(),
     }
