@@ -28,29 +28,30 @@ HASTY_S = 0.5
 
 # The arrow keys click the buttons of the widget that the mouse has moved over, or of which a button
 # has the focus and can be seen. A widget that was only scrolled under the mouse hears no keys, nor
-# does any while somebody types: there, ↓ means to go down. The script listens on the page, before
-# Jupyter does, whose arrow keys would go to the next cell. Where a cell's output is a frame of its
-# own (Colab, VS Code), it hears keys only after a click into that frame.
+# does any while somebody types: there, ↓ means to go down. The script listens on the window, before
+# Jupyter does on the document (Notebook 7), for Jupyter's arrow keys go to the next cell. Where a
+# cell's output is a frame of its own (Colab, VS Code), it hears keys only after a click into it.
 KEYS = """
 (() => {
   if (window.labellingKeys) return;  // one listener serves all these widgets on a page
   window.labellingKeys = true;
   const keys = {ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", t: "tie", u: "undo"};
   const box = (node) => (node && node.closest ? node.closest(".labelling") : null);
+  const seen = (x, y) => box(document.elementFromPoint(x, y));
   const focused = () => {
     const at = document.activeElement.getBoundingClientRect();
-    const top = document.elementFromPoint((at.left + at.right) / 2, (at.top + at.bottom) / 2);
-    return box(document.activeElement) && box(top);
+    return box(document.activeElement) && seen((at.left + at.right) / 2, (at.top + at.bottom) / 2);
   };
-  let over = null;
-  document.addEventListener("mousemove", (event) => { over = box(event.target); }, true);
-  document.addEventListener("mouseover", (event) => { over = box(event.target) && over; }, true);
-  document.addEventListener("keydown", (event) => {
+  let over = null, x = 0, y = 0;
+  document.addEventListener("mousemove", (event) => {
+    [over, x, y] = [box(event.target), event.clientX, event.clientY];
+  }, true);
+  window.addEventListener("keydown", (event) => {
     const typing = event.target.closest && event.target.closest(
       "input, textarea, .cm-editor, [contenteditable=true]");
     if (typing) over = null;
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const here = over && over.isConnected ? over : focused();
+    const here = over && seen(x, y) === over ? over : focused();
     const button = here && keys[event.key] && here.querySelector(".label-" + keys[event.key]);
     if (!button) return;
     event.preventDefault();
