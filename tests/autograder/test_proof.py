@@ -1,5 +1,7 @@
 """The proof of the exercises' tests proves, and finds what is missing."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -15,6 +17,20 @@ def test_the_toy_course_is_proved(course):
     assert prove(course, seeds=40, say=said.append) == 0, "\n".join(said)
     assert said[-1] == "5 exercises, 0 faults"
     assert any("over_all: killed by visible 0" in line for line in said)
+
+
+def test_a_lesson_may_have_no_exercises_but_not_lose_them(course, tmp_path):
+    shutil.copytree(course / "tests", tmp_path / "tests")
+    (tmp_path / "solutions").mkdir()
+    source, said = tmp_path / "solutions" / "03_project.py", []
+    source.write_text("# %%\nprint('your own project')\n")
+    assert prove(tmp_path, "03", say=said.append) == 0
+    assert said == ["lesson 03 has no exercises: nothing to prove"]
+    source.write_text("# %%\ndef f():\n    # SOLUTION\n    return 1\n    # END SOLUTION\n")
+    with pytest.raises(FileNotFoundError, match="no lesson 03"):
+        prove(tmp_path, "03")
+    with pytest.raises(FileNotFoundError, match="no lesson 04"):
+        prove(tmp_path, "04")
 
 
 def mean(values, mask):
