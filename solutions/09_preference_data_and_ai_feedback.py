@@ -23,7 +23,7 @@
 # |---|---|
 # | reading | 40 minutes |
 # | coding | 50 minutes, eight exercises, 14 points |
-# | computing | two to three minutes on one CPU core; the last cell says how much it was |
+# | computing | about two minutes on one CPU core; the last cell says how much it was |
 #
 # Under each exercise you find two hints and a worked answer, all folded away. The cell
 # `name = check(name)` tries your function. When it is right, the lesson goes on with
@@ -70,7 +70,12 @@ from rlhf_minimal import toy_judge
 from rlhf_minimal.agreement import choice_counts, fleiss_kappa, merge_labels
 from rlhf_minimal.ai_feedback import self_preference, swap_average
 from rlhf_minimal.circles import CircularAnnotator, circular_triads
-from rlhf_minimal.constitution import PRINCIPLES, critique_and_revise, revision_examples
+from rlhf_minimal.constitution import (
+    PRINCIPLES,
+    critique_and_revise,
+    critique_by_hand,
+    revision_examples,
+)
 from rlhf_minimal.dpo import train_dpo
 from rlhf_minimal.gold_reward import Annotator, gold_reward
 from rlhf_minimal.held_out import wilson_interval
@@ -209,7 +214,7 @@ if not CLICK:
     print(f"after one undo:  {len(widget.labels)} labels")
     click_through(widget, short_taste)
 my_labels = widget.labels
-assert my_labels, "label some pairs first, in the widget above; then run this again"
+assert len(my_labels) >= 20, "label twenty pairs, in the widget above; then run this"
 print(f"in the end:      {len(my_labels)} labels,",
       dict(Counter(label.choice for label in my_labels)))
 print("first on the left:", sum(label.left == "first" for label in my_labels), "times")
@@ -222,10 +227,12 @@ print("first on the left:", sum(label.left == "first" for label in my_labels), "
 # drawn sides make that noise, where a fixed order makes it a taste.
 #
 # Now teach it. A reward model (lesson 05) and DPO (lesson 07) get your labels, ties left
-# out. Beside them stands another annotator on the same pairs, who wants what is *worth*
-# most by the kitchen's gold reward: the right ingredients, nothing invented, politely. We
-# ask how often the reward model agrees with its annotator on pairs of new prompts, after
-# 50 labels, and after 200 and 800, which nobody would click in a minute.
+# out. How well a reward model has learnt *your* taste, only labels that it has not seen can
+# say: one half teaches, the other half asks. How far would more labels carry? For that we
+# take two scripts that never tire: one likes short answers, the other wants what is *worth*
+# most by the kitchen's gold reward (the right ingredients, nothing invented, politely). They
+# label 50 pairs, then 200 and 800, which nobody would click in a minute, and we ask how
+# often the reward model agrees with its annotator on pairs of new prompts.
 
 
 # %%
@@ -258,7 +265,7 @@ def reward_prefers_chosen(model, pairs):
     return (rewards[batch.chosen] > rewards[batch.rejected]).float()
 
 
-def taught_reward(pairs, steps=60, lr=1e-3):
+def taught_reward(pairs, steps=25, lr=2e-3):
     """A reward model from the SFT model, trained on few pairs."""
     model = RewardModel(copy.deepcopy(kitchen.sft), pooling="mean")
     settings = dict(steps=steps, batch_size=24, lr=lr, show_progress=False)
@@ -269,13 +276,16 @@ def taught_reward(pairs, steps=60, lr=1e-3):
 new_rows = two_answers(400, seed=60, held_out=True)
 SIZES, taste_accuracy = (50, 200, 800), {}
 mine = [token_pair(*row) for row in labels_to_preferences(my_labels)]
+halves = mine[::2], mine[1::2]
+unseen = torch.cat([reward_prefers_chosen(taught_reward(teach), ask)
+                    for teach, ask in (halves, halves[::-1])])
+print(f"you    {len(mine) // 2:4d} labels: agrees on {share(unseen)} of your other half")
 for name, lead in (("short", lead_short), ("worth", lead_gold)):
     train, test = labelled_by(lead, triples), labelled_by(lead, new_rows)
     for size in SIZES:
-        pairs = mine if (name, size) == ("short", 50) else train[:size]
-        model = taught_reward(pairs, steps=100 if size == 800 else 60)
+        model = taught_reward(train[:size], steps=50 if size == 800 else 25)
         taste_accuracy[name, size] = reward_prefers_chosen(model, test)
-        print(f"{name:6s} {len(pairs):4d} labels: agrees on "
+        print(f"{name:6s} {size:4d} labels: agrees on "
               f"{share(taste_accuracy[name, size])} of {len(test)} new pairs")
 
 # %%
@@ -300,17 +310,21 @@ axes.legend(frameon=False, loc=(0.45, 0.55))
 plt.show()
 
 # %%
+my_reward = taught_reward(mine)
 prompts = sample_prompts(200, seed=56, held_out=True)
 before = words_of(kitchen.sft, prompts, 57)
 print(f"SFT model:                words {mean(map(words, before))}, "
       f"gold {mean(map(gold_reward, prompts, before))}")
-for name, rate, steps in (("gently", 1e-4, 30), ("hard", 5e-4, 80)):
+for name, rate, steps in (("gently", 1e-4, 30), ("hard", 5e-4, 50)):
     policy = copy.deepcopy(kitchen.sft)
     train_dpo(policy, kitchen.sft, mine, steps=steps, batch_size=24, lr=rate,
               show_progress=False)
     after = words_of(policy, prompts, 57)
     print(f"DPO, your labels, {name:7s} words {mean(map(words, after))}, "
           f"gold {mean(map(gold_reward, prompts, after))}")
+    both = [row for row in zip(prompts, after, before, strict=True) if row[1] != row[2]]
+    liked = reward_prefers_chosen(my_reward, [token_pair(*row) for row in both])
+    print(f"    your reward model likes the new answer better on {share(liked)}")
     for i in range(2):
         print(f"    {prettify(prompts[i])} → {prettify(after[i])}")
 
@@ -319,16 +333,19 @@ for name, rate, steps in (("gently", 1e-4, 30), ("hard", 5e-4, 80)):
 #
 # **What fifty labels can do.** A manner that shows on the surface, such as length, is
 # learnt from fifty pairs almost as well as from hundreds, and DPO carries it over into
-# the answers: gently trained, they become shorter and are worth no less.
+# the answers: gently trained, they become shorter and are worth no less. (You labelled
+# yourself? Then the first line, "you", and your reward model's opinion of the new answers
+# are about *your* taste; and see how wide an interval two dozen labels leave.)
 #
 # **What they cannot.** Which ingredient belongs to which dish stands in no single pair.
 # The same fifty labels of the annotator who wants right answers teach much less, and
 # sixteen times as many labels do not close the gap. Nor do fifty labels bear a strong
 # hand. Trained hard, DPO spoils the model: the gold reward falls far below the SFT
-# model's, and the answers are hardly shorter for it. It lowers the probability of fifty
-# rejected texts much further than it must, and the probability has to go somewhere
-# (lesson 07). If you clicked yourself: did the model learn what you meant, or something
-# that merely went along with it?
+# model's, for answers hardly shorter than the gently trained ones. It lowers the
+# probability of fifty rejected texts much further than it must, and the probability has to
+# go somewhere (lesson 07). The reward model that learnt from the same labels notices
+# nothing of this: what they did not teach, it cannot miss. If you clicked yourself: did
+# the model learn what you meant, or something that merely went along with it?
 
 # %% [markdown]
 # ## 2 · More than two: Label Studio
@@ -578,7 +595,9 @@ cohens_kappa = check(cohens_kappa)
 # %% [markdown]
 # The class: Mia and Tom want what is worth most and are unsure about close calls. Omar
 # likes it long. Ivy does not read: she clicks left, always. Each clicks through the same
-# widget into a file of their own, and `merge_labels` puts the files together.
+# widget into a file of their own, and `merge_labels` puts the files together. (In a real
+# class, hand round *one file of pairs*: models trained on two machines need not write the
+# same answers, and `merge_labels` refuses an id that means different texts.)
 
 # %%
 def by_score(annotator, seed):
@@ -741,7 +760,7 @@ print(f"mean grade: {np.mean(grades):.2f} of {len(grades)} read; "
 # one: our toy model, taught by supervised fine-tuning to read `PROMPT (A) ANSWER (B)
 # ANSWER better` and to go on with `(A)` or `(B)`; or to read `PROMPT (A) ANSWER score`
 # and to go on with a grade from 0 to 5. (The same model learns to answer, to criticise
-# and to revise; section 6 and 7 need that.) Its teacher sees the gold reward, plus what
+# and to revise; sections 6 and 7 need that.) Its teacher sees the gold reward, plus what
 # **dials** add: a liking for the first place, for length, for the style of answers that
 # begin with "gladly". The judge then has learnt its biases from labels, as real ones do.
 
@@ -762,7 +781,7 @@ quiet = dict(batch_size=32, lr=2e-3, show_progress=False)
 train_sft(assistant, examples, steps=500, seed=0, **quiet)
 
 
-def taught_judge(dials, steps=240):
+def taught_judge(dials, steps=150):
     """A judge of pairs: the assistant, taught further by a teacher with these dials."""
     model = copy.deepcopy(assistant)
     lessons = judge_examples(steps * 32, 3, dials, pairwise=1.0, references=0.0)
@@ -910,12 +929,12 @@ for name, judge in judges.items():
             for order in ((better, worse), (worse, better))]
     shares[name] = position_bias(*said)
     kept = [v == "A" for v in consistent_verdicts(*said) if v in ("A", "B")]
-    one_order = [v == "A" for v in said[0]] + [v == "B" for v in said[1]]
+    one_order = [((v == "A") + (w == "B")) / 2 for v, w in zip(*said, strict=True)]
     p, swapped = judge.compare(P, better, worse), judge.compare(P, worse, better)
     averaged = (swap_average(p, swapped) > 0.5).float()
     right[name] = one_order, kept, averaged
     of_kept = share(kept) if kept else "nothing kept"
-    print(f"{name:8s} {share(one_order)}  {of_kept:17s} "
+    print(f"{name:8s} {mean(one_order)}  {of_kept:17s} "
           f"{len(kept) / len(P):5.0%}  {share(averaged)}")
 
 # %%
@@ -936,7 +955,9 @@ for i, (label, colour) in enumerate(zip(labels, (GREY, GREEN, BLUE), strict=True
     for row, name in enumerate(names):
         if len(right[name][i]):
             wins = [float(x) for x in right[name][i]]
-            ends = wilson_interval(sum(wins), len(wins))
+            low_high = interval(wins)  # of "one order", each pair holds a mean of two
+            ends = ([low_high["low"], low_high["high"]] if i == 0
+                    else wilson_interval(sum(wins), len(wins)))
             axes.plot(ends, [row + 0.2 * (i - 1)] * 2, color=colour)
             axes.plot(np.mean(wins), row + 0.2 * (i - 1), "o", color=colour,
                       label=label if row == 0 else None)
@@ -946,6 +967,8 @@ axes.set(title=f"Averaging both orders gives the place judge {gain:+.2f}",
          xlabel="share of right verdicts (a coin: 0.5)", yticks=range(len(names)),
          yticklabels=names, xlim=(0.2, 1))
 axes.legend(frameon=False, fontsize=8)
+for both_axes in (left_axes, axes):
+    both_axes.invert_yaxis()  # the fair judge on top, as in the table
 plt.show()
 
 # %% [markdown]
@@ -966,7 +989,8 @@ plt.show()
 # turn with the places all the same: **a weak judge leans where it cannot tell.**
 #
 # *Exchanging places cannot reveal a liking for what stands in the answer*: the judge of
-# style keeps as many verdicts as the fair one. It takes measurements of their own:
+# style keeps most of its verdicts, and these are right as often as the fair judge's. Such
+# likings take measurements of their own:
 #
 # - **verbosity bias**: the same answer against itself with an empty sentence added, in
 #   both orders. It says nothing more, so whoever lets it win counts words.
@@ -1004,15 +1028,16 @@ for name, beside in (("alone", None), ("beside a reference", references)):
           f"{share(grades[0] > grades[1])} of the pairs rightly")
 
 # %% [markdown]
-# Each bias shows in its own column and hardly in the others: measure all of them. (The
-# style judge's teacher liked "gladly" by 1.5 gold points, and the judge, having learnt
-# it from labels, hands its own answers wins that they did not earn.) The last two
+# Each bias stands out in its own column, far above the other judges: measure all of them.
+# (The style judge's teacher liked "gladly" by 1.5 gold points, and the judge, having learnt
+# it from labels, hands its own answers wins that they did not earn.) Nor are the others
+# clean: they let empty sentences win now and then, which nobody taught them. The last two
 # lines are of grades, given to one answer at a time. They have no place to lean to, and
 # a reference in front of the answer is no help by itself: *this* judge has seen few of
 # them in its lessons. Measure that, too, before you pay for references.
 #
 # **A real model is one argument away.** Any chat model of transformers takes the place
-# of the toy (not run here; it needs a download):
+# of the toy:
 #
 # ```python
 # from rlhf_minimal.large_judge import LargeJudge
@@ -1023,8 +1048,35 @@ for name, beside in (("alone", None), ("beside a reference", references)):
 # judge.verdicts([question], ["Eight."], ["Four."])    # texts for parse_verdict
 # ```
 #
-# `figures/judges.py` puts such a model through the same measurements, on questions with
-# a right and a wrong answer. Do that with *your* judge before you believe it.
+# `figures/judges.py` puts such a model through the same measurements, on twelve questions
+# with a right and a wrong answer, and keeps what it found. The model is not run here, since
+# it needs a download; these are its recorded numbers:
+
+# %%
+numbers = Path(toy_judge.__file__).parents[1] / "figures" / "judges.json"
+real = json.loads(numbers.read_text())["SmolLM2-135M-Instruct"]
+count = real["pairs"]
+print(f"SmolLM2-135M-Instruct, {count} questions such as the spider's")
+print("told to reply with (A) or (B) and nothing else, it says, for instance:")
+for text in real["said"]:
+    print(f"    {text!r:36s} → {parse_verdict(text)}")
+for name, key in (("its words", "position"),
+                  ("its probabilities", "position_of_probabilities")):
+    print(f"{name:17s} " + ", ".join(f"{k} {v:.0%}" for k, v in real[key].items()))
+for name, key in (("one order", "accuracy_one_order"),
+                  ("averaged", "accuracy_both_orders")):
+    low, high = wilson_interval(real[key]["mean"] * count, count)
+    print(f"right, {name:10s} {real[key]['mean']:.2f} [{low:.2f}, {high:.2f}]")
+print(f"mean grade of right answers {real['score_right']:.2f}, "
+      f"of wrong ones {real['score_wrong']:.2f}")
+
+# %% [markdown]
+# Poor, and instructive. For most questions one reply or both hold no verdict, and by its
+# probabilities it prefers the first place on *every* question: in one order it is
+# exactly a coin, and nothing survives the exchange. Averaging takes the lean out, and
+# something may be left of an opinion, though twelve questions cannot tell that from
+# chance. Its grades do not tell right from wrong. Put *your* judge through this before you
+# believe it.
 
 # %% [markdown]
 # ## 5 · Reading both answers at once
@@ -1087,27 +1139,36 @@ pair_ranker_loss = check(pair_ranker_loss)
 
 # %% [markdown]
 # An annotator with a circular taste: to her "take …" beats "you need …", which beats
-# politeness, which beats "take …"; beyond that she goes by the gold reward. Both models
-# get the same pairs and the same number of steps.
+# politeness, which beats "take …"; beyond that she goes by the gold reward. Half of her
+# pairs are people's answers, half say the same thing in two ways, so that the opening alone
+# decides. Both models get the same pairs and the same number of steps.
 
 # %%
 whose("pair_ranker_loss")
-RANKER_STEPS = 400
+RANKER_STEPS, SAME_THING = 200, 0.5
 circular = CircularAnnotator(temperature=0.4, circle=2.0)
+openings = ("take ", "you need ", "sure , you need ")
+
+
+def opened(prompt, opening):
+    """All that the asker needs, behind an opening."""
+    return opening + toy_judge.reference_answer(prompt).removeprefix(openings[-1])
 
 
 def circular_pairs(size, seed, held_out=False):
-    """Pairs of people's answers to questions, as the circular annotator labels them."""
+    """Pairs of answers to questions, as the circular annotator labels them."""
     rng, rows = random.Random(f"circle {seed}"), []
     for prompt in sample_prompts(size, seed, held_out, summaries=0.0):
         a, b = write_answer(prompt, rng), write_answer(prompt, rng)
+        if rng.random() < SAME_THING:
+            a, b = (opened(prompt, opening) for opening in rng.sample(openings, 2))
         if a != b:
             first = circular.prefers_first(prompt, a, b, rng)
             rows.append(token_pair(prompt, *((a, b) if first else (b, a))))
     return rows
 
 
-circle_train, circle_test = circular_pairs(3000, 60), circular_pairs(1000, 61, True)
+circle_train, circle_test = circular_pairs(3000, 60), circular_pairs(800, 61, True)
 clock = time.process_time()
 pointwise = taught_reward(circle_train, steps=RANKER_STEPS, lr=2e-3)
 reward_right = reward_prefers_chosen(pointwise, circle_test)
@@ -1124,24 +1185,31 @@ ranker_right = (there[:, 0] - there[:, 1] + back[:, 1] - back[:, 0] > 0).float()
 print(f"pairwise ranker {share(ranker_right)}  ({time.process_time() - clock:.0f} s)")
 print(f"the ranker's lead on the same pairs: {mean(ranker_right - reward_right)}")
 
-# Triads of answers that differ in how they open: does the ranker go round?
-openings = ("take ", "you need ", "sure , you need ")
-triads, round_trips = 60, 0
+# Triads of answers that differ in how they open: who goes round?
+triads, rounds_of = 60, dict(annotator=0, ranker=0, reward=0)
 for prompt in sample_prompts(triads, 63, True, summaries=0.0):
-    things = toy_judge.reference_answer(prompt).removeprefix("sure , you need ")
-    answers = [encode(opening + things, end=True) for opening in openings]
-    round_trips += circular_triads(confidences(ranker, encode(prompt), answers))
-print(f"circles among {triads} triads: reward model 0 (it cannot), "
-      f"ranker {round_trips}, the annotator's own taste {triads}")
+    texts = [opened(prompt, opening) for opening in openings]
+    answers = [encode(text, end=True) for text in texts]
+    leads = [[circular.lead(prompt, a, b) for b in texts] for a in texts]
+    rows = [[*encode(prompt), *answer] for answer in answers]
+    with torch.no_grad():
+        rewards = torch.stack([pointwise(torch.tensor([row]), torch.ones(1, len(row)))[0]
+                               for row in rows])
+    rounds_of["annotator"] += circular_triads(leads)
+    rounds_of["ranker"] += circular_triads(confidences(ranker, encode(prompt), answers))
+    rounds_of["reward"] += circular_triads(rewards[:, None] - rewards)
+print(f"circles among {triads} triads:",
+      ", ".join(f"{name} {found}" for name, found in rounds_of.items()))
 
 # %% [markdown]
-# Where taste goes in circles, a reward model is beaten by its form: no amount of data
-# gives one number an answer that is right on all three pairs. The ranker is free to
-# follow, though it takes more than a form to do it: it has to learn *what to compare*
-# from the same labels. Here that has paid (look at the interval of the lead), though it
-# finds only a part of the circles that are there; with `RANKER_STEPS = 320` it finds
-# none, so trust no single run. Ranking $N$ answers costs $N$ readings with a reward and
-# $N(N-1)$ with a ranker in both orders; that is why policies are trained on rewards.
+# Where taste goes in circles, a reward model is beaten by its form: of three answers that
+# go round, one number each gets two pairs right at best, however many labels there are. The
+# ranker is free to follow, and here it does. But freedom alone is not enough: it has to
+# learn *what to compare*. Put `SAME_THING = 0.0` (people's answers only, where the opening is
+# one difference among many) and run the cell again: the same number of steps finds no
+# circle, and the lead shrinks to next to nothing. The cost: $N$ answers take $N$ readings
+# with a reward and $N(N-1)$ of about twice the length with a ranker in both orders. That is
+# one reason why policies are trained on rewards.
 
 # %% [markdown]
 # ## 6 · Constitutional AI
@@ -1157,12 +1225,13 @@ for fault, (_, principle) in PRINCIPLES.items():
 cai_prompts = sample_prompts(200, seed=90, held_out=True)
 
 
-def sampled_texts(model, prompts, seed):
+def sampled_texts(model, prompts, seed, **options):
     """One sampled answer each of a model with the judge's vocabulary, as text."""
     rows = [judge_words.encode(prompt) for prompt in prompts]
     generator = torch.Generator().manual_seed(seed)
     rollouts = sample_rollouts(model, rows, generator=generator, max_new_tokens=32,
-                               end_id=judge_words.end_id, pad_id=judge_words.pad_id)
+                               end_id=judge_words.end_id, pad_id=judge_words.pad_id,
+                               **options)
     return [judge_words.decode(answer) for answer in rollouts.answers()]
 
 
@@ -1174,12 +1243,27 @@ for row in [row for row in revised if row.revision != row.draft][:3]:
 gold_drafts = [gold_reward(row.prompt, row.draft) for row in revised]
 gold_revised = [gold_reward(row.prompt, row.revision) for row in revised]
 print(f"\ngold of drafts {mean(gold_drafts)}, of revisions {mean(gold_revised)}")
+agreed = [row.critique == critique_by_hand(row.prompt, row.draft) for row in revised]
+print("the critique is the one that the rules would give:", share(agreed))
+told_fine = [f"{row.prompt} (A) {row.draft} critique fine revision" for row in revised]
+for name, asked_for in (("answers, likeliest words", cai_prompts),
+                        ("revisions, told \"fine\"", told_fine)):
+    texts = sampled_texts(assistant, asked_for, 94, temperature=0)
+    print(f"gold of {name}: {mean(map(gold_reward, cai_prompts, texts))}")
 
 # %% [markdown]
-# Each step is a generation of the same small model; the critique is its own, and the
-# revision follows it, right or wrong. (It was taught both formats on people's drafts with
-# critiques by rule; a large model comes with them.) Now make it a habit: fine-tune a copy
-# on its revisions of *new* prompts, so that it answers so without being asked twice.
+# Each step is a generation of the same small model. Before you believe in the leap, take it
+# apart. Drafts are sampled, and revisions are made of the likeliest words: that alone lifts
+# plain answers part of the way (the line before the last). And the last line: put the
+# critique "fine" into its mouth, which asks for nothing, and the revision is as good. **This
+# model does not read its critique.** It was taught both formats on people's drafts, with
+# critiques by rule and *flawless* revisions; so "revision" has come to mean "now write the
+# flawless answer", and what these lessons knew came in with them. Bai et al. left the
+# critique out, too: it helped their small models, and the large ones hardly. The test is
+# cheap: break the step that should carry the gain, and see whether the gain stays.
+#
+# However it comes about, it can be made a habit: fine-tune a copy on its revisions of *new*
+# prompts, so that it answers so without being asked twice. Here both are sampled.
 
 # %%
 study = sample_prompts(800, seed=92)
@@ -1262,9 +1346,8 @@ def nats(p):
 
 
 for name, judge in judges.items():
-    one = torch.cat([judge.compare(P, better, worse),
-                     1 - judge.compare(P, worse, better)])  # asked in one order
-    fair_p = both_orders(judge, P, better, worse)
+    there, back = judge.compare(P, better, worse), judge.compare(P, worse, better)
+    one, fair_p = torch.cat([there, 1 - back]), swap_average(there, back)
     acc = (fair_p > 0.5).double().mean()
     hard = torch.where(fair_p > 0.5, acc, 1 - acc)
     print(f"{name:8s} log-loss: soft, one order {nats(one).mean():.3f}; soft, both "
@@ -1279,20 +1362,23 @@ toy_judge.soft_preference = plain_compare
 # These probabilities can go straight into a loss: Bradley–Terry's likelihood with a soft
 # target, $-p\log\sigma(r_1 - r_2) - (1 - p)\log\sigma(r_2 - r_1)$
 # (`soft_pairwise_loss` in `rlhf_minimal/ai_feedback.py`). Whether they help is a matter
-# of **calibration** (lesson 05). Asked in one order, every judge here pays more than
-# averaged over both. After that, the fair judge's soft and hard labels are close; and our
-# hard labels had their confidence fitted on the very pairs of the test, which nobody
-# can do in earnest. The length judge is sure *and* wrong, and its soft labels cost more
-# than a coin's: to keep how sure a judge was is worth something only where being sure
-# goes with being right.
+# of **calibration** (lesson 05). Averaged over both orders every judge pays less: it must,
+# since $-\log$ is convex. After that, soft and hard labels cost nearly the same, now one
+# less and now the other; and our hard labels had their confidence fitted on the very pairs
+# of the test, which nobody can do in earnest. Look at the judge of length. Its soft labels
+# cost more than a coin's. Its hard ones are cheaper only because their confidence, its
+# accuracy, is below ½: they speak *against* its own verdicts. To keep how sure a judge was
+# is worth something only where being sure goes with being right.
 
 # %% [markdown]
 # ## 7 · Self-rewarding
 #
-# If a model can answer *and* judge, does it need anybody? Yuan et al. (2024): M1 is
-# taught both. It answers each prompt $N$ times and grades each answer several times (one
-# reading is a noisy grade); best and worst make a pair; DPO on the pairs, from M1, gives
-# M2; the same from M2 gives M3. Our M1 is the assistant of section 4.
+# If a model can answer *and* judge, does it need anybody? Yuan et al. (2024): M0 is a base
+# model, M1 is taught both. It answers each prompt $N$ times and grades each answer several
+# times (one reading is a noisy grade); best and worst make a pair; DPO on the pairs, from
+# M1, gives M2; the same from M2 gives M3. Our M0 is the kitchen's base model, our M1 the
+# assistant of section 4. (They let the model write new prompts, too; ours come from the
+# kitchen.) We go one round further than they did.
 #
 # ### 09.8 · `self_rewarding_pairs` — difficulty 2 of 5, 6 minutes, 2 points
 #
@@ -1356,11 +1442,12 @@ def make_pairs(prompts, candidates, scores):
     return [TokenPair(*row) for row in rows]
 
 
-def rounds(seed, **options):
-    """Gold rewards of M1, M2 and M3, and what each round's own grades were worth."""
-    model, golds, worth = assistant, [gold_of(assistant, eyes, seed)], []
-    for number in range(2):
-        prompts = sample_prompts(200, seed=1000 * seed + number)
+def rounds(seed, number, **options):
+    """Gold rewards of M0, M1, M2, …, and what each round's own grades were worth."""
+    model, worth = assistant, []
+    golds = [gold_of(m, eyes, seed) for m in (kitchen.base, assistant)]
+    for i in range(number):
+        prompts = sample_prompts(150, seed=1000 * seed + i)
         found = self_rewarding_round(model, prompts, make_pairs=make_pairs, seed=seed,
                                      show_progress=False, **options)
         model = found.model
@@ -1369,9 +1456,9 @@ def rounds(seed, **options):
     return golds, worth
 
 
-histories = {"gently (40 steps, lr 5e-4)": [rounds(seed) for seed in (1, 2)],
-             "hard (100 steps, lr 1e-3)": [rounds(seed, steps=100, lr=1e-3, beta=0.1)
-                                           for seed in (1,)]}
+GENTLY, HARD = dict(steps=20, lr=5e-4), dict(steps=40, lr=1e-3, beta=0.1)
+histories = {"gently (20 steps, lr 5e-4)": [rounds(s, 3, **GENTLY) for s in (1, 2, 3)],
+             "hard (40 steps, lr 1e-3)": [rounds(1, 2, **HARD)]}
 for name, runs in histories.items():
     print(name)
     for golds, worth in runs:
@@ -1384,28 +1471,33 @@ figure, axes = plt.subplots(figsize=(6.6, 3.5), layout="constrained")
 for (name, runs), colour in zip(histories.items(), (BLUE, RED), strict=True):
     for i, (golds, _) in enumerate(runs):
         ends = [interval(g) for g in golds]
-        axes.errorbar(range(1, 4), [e["mean"] for e in ends],
-                      [1.96 * e["se"] for e in ends], fmt="o-", color=colour, capsize=4,
-                      linewidth=2, label=name if i == 0 else None)
-finals = [np.mean(runs[0][0][1]) for runs in histories.values()]
-first = np.mean(histories["hard (100 steps, lr 1e-3)"][0][0][0])
-axes.set(title=f"M1 {first:.2f}: a gentle round makes M2 {finals[0]:.2f}, "
-               f"a hard one {finals[1]:.2f}",
-         xlabel="round", ylabel="gold reward, held-out prompts", xticks=range(1, 4),
-         xticklabels=["M1", "M2", "M3"])
+        axes.errorbar(np.arange(len(golds)) + 0.03 * i, [e["mean"] for e in ends],
+                      [1.96 * e["se"] for e in ends], fmt="o-", color=colour, capsize=3,
+                      linewidth=1.5, label=name if i == 0 else None)
+gentle, hard = ([np.mean([np.mean(golds[i]) for golds, _ in runs])
+                 for i in range(len(runs[0][0]))] for runs in histories.values())
+axes.set(title=f"M1 {gentle[1]:.1f}: two gentle rounds make {gentle[3]:.1f}, "
+               f"a third {gentle[4]:.1f}; two hard ones {hard[3]:.1f}",
+         xlabel="model", ylabel="gold reward, held-out prompts", xticks=range(5),
+         xticklabels=["M0 (base)", "M1", "M2", "M3", "M4"])
 axes.spines[["top", "right"]].set_visible(False)
-axes.legend(frameon=False)
+axes.legend(frameon=False, loc="lower right")
 plt.show()
 
 # %% [markdown]
-# **It works, and it stalls.** The first gentle round helps: even grades that put the
-# better answer first in not many more than 60% of the pairs carry a direction, and DPO
-# averages over two hundred of them. The second round does not go on from there. Nobody
-# has told the model anything new: its judge has learnt nothing since M1, and the easy
-# faults are gone. Pushed hard on the same kind of pairs, the model gets *worse* by the
-# gold reward, and the next round makes it worse still: it learns its own judge's mistakes
-# (lesson 06's over-optimisation, with the model as its own reward model). Without a gold
-# reward you would not see that. What would you watch instead?
+# **It works, and then it stalls.** The largest step is M0 → M1, and that one is people's
+# demonstrations. After it, two gentle rounds help with every seed: even grades that put the
+# better answer first in six or seven pairs of ten carry a direction, and DPO averages over
+# more than a hundred of them. The third round takes back what they gave. Read the
+# lines "best above worst" to see why: nobody has told the model anything new, its judge has
+# learnt nothing since M1, and once the easy faults are gone, its grades put the better
+# answer first little more often than a coin. What is left to learn are the judge's own
+# mistakes (lesson 06's over-optimisation, with the model as its own reward model). Pushed
+# hard, it gets there in two rounds and falls below M0.
+#
+# How many rounds were worth it, only the gold reward shows, and with two rounds or one seed
+# in place of three you would have told another story. Without a gold reward, what would
+# you watch?
 
 # %% [markdown]
 # ## 8 · Bug hunt: the new model is always better
@@ -1457,7 +1549,7 @@ for name, judge in judges.items():
 # It costs one run, and no other test is as hard to argue with. Look at the right column,
 # too. What does not survive counts ½, so a judge that often has no opinion says little,
 # also of revisions that are much better (section 6 knows by how much). And the judge of
-# length passes the test against itself, and is wrong about the revisions, which mostly are
+# length passes the test against itself, and is wrong about the revisions, most of which are
 # shorter. **Exchanging places mends the place, and nothing else.**
 
 # %% [markdown]
