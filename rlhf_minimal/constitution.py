@@ -6,7 +6,8 @@ draws one principle at a time and repeats; the kitchen's critique names all that
 
 The toy model is taught both formats by supervised fine-tuning, on drafts as people write them:
 ``PROMPT (A) DRAFT critique`` → faults, ``PROMPT (A) DRAFT critique FAULTS revision`` → an answer
-without them. After that every step is a generation of its own.
+without them. After that every step is a generation of its own. A model this small learns "revision"
+as "now write the flawless answer", whatever the critique says: lesson 09 measures it.
 
 Leaves out: harmful prompts, which are what the paper is about.
 """

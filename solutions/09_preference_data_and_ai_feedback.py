@@ -227,12 +227,12 @@ print("first on the left:", sum(label.left == "first" for label in my_labels), "
 # drawn sides make that noise, where a fixed order makes it a taste.
 #
 # Now teach it. A reward model (lesson 05) and DPO (lesson 07) get your labels, ties left
-# out. How well a reward model has learnt *your* taste, only labels that it has not seen can
-# say: one half teaches, the other half asks. How far would more labels carry? For that we
-# take two scripts that never tire: one likes short answers, the other wants what is *worth*
-# most by the kitchen's gold reward (the right ingredients, nothing invented, politely). They
-# label 50 pairs, then 200 and 800, which nobody would click in a minute, and we ask how
-# often the reward model agrees with its annotator on pairs of new prompts.
+# out. How well a reward model has learnt *your* taste, only labels that it has not seen
+# can say: one half teaches, the other half asks. How far would more labels carry? For
+# that we take two scripts that never tire: one likes short answers, the other wants what
+# is *worth* most by the kitchen's gold reward (the right ingredients, nothing invented,
+# politely). They label 50 pairs, then 800, which nobody would click in a minute, and we
+# ask how often the reward model agrees with its annotator on pairs of new prompts.
 
 
 # %%
@@ -274,12 +274,13 @@ def taught_reward(pairs, steps=25, lr=2e-3):
 
 
 new_rows = two_answers(400, seed=60, held_out=True)
-SIZES, taste_accuracy = (50, 200, 800), {}
+SIZES, taste_accuracy = (50, 800), {}
 mine = [token_pair(*row) for row in labels_to_preferences(my_labels)]
 halves = mine[::2], mine[1::2]
 unseen = torch.cat([reward_prefers_chosen(taught_reward(teach), ask)
                     for teach, ask in (halves, halves[::-1])])
-print(f"you    {len(mine) // 2:4d} labels: agrees on {share(unseen)} of your other half")
+print(f"you    {len(mine) // 2:4d} labels: agrees on {share(unseen)} "
+      "of your other half")
 for name, lead in (("short", lead_short), ("worth", lead_gold)):
     train, test = labelled_by(lead, triples), labelled_by(lead, new_rows)
     for size in SIZES:
@@ -340,12 +341,12 @@ for name, rate, steps in (("gently", 1e-4, 30), ("hard", 5e-4, 50)):
 # **What they cannot.** Which ingredient belongs to which dish stands in no single pair.
 # The same fifty labels of the annotator who wants right answers teach much less, and
 # sixteen times as many labels do not close the gap. Nor do fifty labels bear a strong
-# hand. Trained hard, DPO spoils the model: the gold reward falls far below the SFT
-# model's, for answers hardly shorter than the gently trained ones. It lowers the
-# probability of fifty rejected texts much further than it must, and the probability has to
-# go somewhere (lesson 07). The reward model that learnt from the same labels notices
-# nothing of this: what they did not teach, it cannot miss. If you clicked yourself: did
-# the model learn what you meant, or something that merely went along with it?
+# hand. Trained hard, DPO makes the answers shorter still and spoils them: the gold reward
+# falls far below the SFT model's. It lowers the probability of fifty rejected texts much
+# further than it must, and the probability has to go somewhere (lesson 07). The reward
+# model that learnt from the same labels notices nothing and likes the spoilt answers
+# best: what the labels did not teach, it cannot miss. If you clicked yourself: did the
+# model learn what you meant, or something that merely went along with it?
 
 # %% [markdown]
 # ## 2 · More than two: Label Studio
@@ -986,7 +987,8 @@ plt.show()
 # are the surer ones ($|d| > |c|$).
 #
 # Look at the fair judge, too. Nobody taught it a lean, and a good part of its verdicts
-# turn with the places all the same: **a weak judge leans where it cannot tell.**
+# turn with the places all the same: **where a weak judge cannot tell, it goes by the
+# place**, now by the one and now by the other.
 #
 # *Exchanging places cannot reveal a liking for what stands in the answer*: the judge of
 # style keeps most of its verdicts, and these are right as often as the fair judge's. Such
@@ -999,7 +1001,7 @@ plt.show()
 #   "own" the style that begins with "gladly".
 
 # %%
-questions = [p for p in sample_prompts(500, 31, held_out=True) if not is_summary(p)]
+questions = [p for p in sample_prompts(400, 31, held_out=True) if not is_summary(p)]
 rng = random.Random("own")
 own = [toy_judge.restyle(write_answer(p, rng)) for p in questions]
 others = [toy_judge.restyle(write_answer(p, rng), "sure , ") for p in questions]
@@ -1029,12 +1031,12 @@ for name, beside in (("alone", None), ("beside a reference", references)):
 
 # %% [markdown]
 # Each bias stands out in its own column, far above the other judges: measure all of them.
-# (The style judge's teacher liked "gladly" by 1.5 gold points, and the judge, having learnt
-# it from labels, hands its own answers wins that they did not earn.) Nor are the others
-# clean: they let empty sentences win now and then, which nobody taught them. The last two
-# lines are of grades, given to one answer at a time. They have no place to lean to, and
-# a reference in front of the answer is no help by itself: *this* judge has seen few of
-# them in its lessons. Measure that, too, before you pay for references.
+# (The style judge's teacher liked "gladly" by 1.5 gold points, and the judge, having
+# learnt it from labels, hands its own answers wins that they did not earn.) Nor are the
+# others clean: they let empty sentences win now and then, which nobody taught them. The
+# last two lines are of grades, given to one answer at a time. They have no place to lean
+# to, and a reference in front of the answer is no help by itself: *this* judge has seen
+# few of them in its lessons. Measure that, too, before you pay for references.
 #
 # **A real model is one argument away.** Any chat model of transformers takes the place
 # of the toy:
@@ -1049,8 +1051,8 @@ for name, beside in (("alone", None), ("beside a reference", references)):
 # ```
 #
 # `figures/judges.py` puts such a model through the same measurements, on twelve questions
-# with a right and a wrong answer, and keeps what it found. The model is not run here, since
-# it needs a download; these are its recorded numbers:
+# with a right and a wrong answer, and keeps what it found. The model is not run here,
+# since it needs a download; these are its recorded numbers:
 
 # %%
 numbers = Path(toy_judge.__file__).parents[1] / "figures" / "judges.json"
@@ -1072,11 +1074,11 @@ print(f"mean grade of right answers {real['score_right']:.2f}, "
 
 # %% [markdown]
 # Poor, and instructive. For most questions one reply or both hold no verdict, and by its
-# probabilities it prefers the first place on *every* question: in one order it is
-# exactly a coin, and nothing survives the exchange. Averaging takes the lean out, and
-# something may be left of an opinion, though twelve questions cannot tell that from
-# chance. Its grades do not tell right from wrong. Put *your* judge through this before you
-# believe it.
+# probabilities it prefers the first place on *every* question: in one order it is exactly
+# a coin, and nothing survives the exchange. Averaging takes the lean out, and something
+# may be left of an opinion, though twelve questions cannot tell that from chance. Its
+# grades do not tell right from wrong. Put *your* judge through this before you believe
+# it.
 
 # %% [markdown]
 # ## 5 · Reading both answers at once
@@ -1140,8 +1142,8 @@ pair_ranker_loss = check(pair_ranker_loss)
 # %% [markdown]
 # An annotator with a circular taste: to her "take …" beats "you need …", which beats
 # politeness, which beats "take …"; beyond that she goes by the gold reward. Half of her
-# pairs are people's answers, half say the same thing in two ways, so that the opening alone
-# decides. Both models get the same pairs and the same number of steps.
+# pairs are people's answers, half say the same thing in two ways, so that the opening
+# alone decides. Both models get the same pairs and the same number of steps.
 
 # %%
 whose("pair_ranker_loss")
@@ -1193,8 +1195,8 @@ for prompt in sample_prompts(triads, 63, True, summaries=0.0):
     leads = [[circular.lead(prompt, a, b) for b in texts] for a in texts]
     rows = [[*encode(prompt), *answer] for answer in answers]
     with torch.no_grad():
-        rewards = torch.stack([pointwise(torch.tensor([row]), torch.ones(1, len(row)))[0]
-                               for row in rows])
+        rewards = torch.cat([pointwise(torch.tensor([row]), torch.ones(1, len(row)))
+                             for row in rows])
     rounds_of["annotator"] += circular_triads(leads)
     rounds_of["ranker"] += circular_triads(confidences(ranker, encode(prompt), answers))
     rounds_of["reward"] += circular_triads(rewards[:, None] - rewards)
@@ -1203,13 +1205,13 @@ print(f"circles among {triads} triads:",
 
 # %% [markdown]
 # Where taste goes in circles, a reward model is beaten by its form: of three answers that
-# go round, one number each gets two pairs right at best, however many labels there are. The
-# ranker is free to follow, and here it does. But freedom alone is not enough: it has to
-# learn *what to compare*. Put `SAME_THING = 0.0` (people's answers only, where the opening is
-# one difference among many) and run the cell again: the same number of steps finds no
-# circle, and the lead shrinks to next to nothing. The cost: $N$ answers take $N$ readings
-# with a reward and $N(N-1)$ of about twice the length with a ranker in both orders. That is
-# one reason why policies are trained on rewards.
+# go round, one number each gets two pairs right at best, however many labels there are.
+# The ranker is free to follow, and here it does. But freedom alone is not enough: it has
+# to learn *what to compare*. Put `SAME_THING = 0.0` (people's answers only, where the
+# opening is one difference among many) and run the cell again: the same number of steps
+# finds no circle, and the lead shrinks to next to nothing. The cost: $N$ answers take $N$
+# readings with a reward and $N(N-1)$ of about twice the length with a ranker in both
+# orders. That is one reason why policies are trained on rewards.
 
 # %% [markdown]
 # ## 6 · Constitutional AI
@@ -1252,21 +1254,22 @@ for name, asked_for in (("answers, likeliest words", cai_prompts),
     print(f"gold of {name}: {mean(map(gold_reward, cai_prompts, texts))}")
 
 # %% [markdown]
-# Each step is a generation of the same small model. Before you believe in the leap, take it
-# apart. Drafts are sampled, and revisions are made of the likeliest words: that alone lifts
-# plain answers part of the way (the line before the last). And the last line: put the
-# critique "fine" into its mouth, which asks for nothing, and the revision is as good. **This
-# model does not read its critique.** It was taught both formats on people's drafts, with
-# critiques by rule and *flawless* revisions; so "revision" has come to mean "now write the
-# flawless answer", and what these lessons knew came in with them. Bai et al. left the
-# critique out, too: it helped their small models, and the large ones hardly. The test is
-# cheap: break the step that should carry the gain, and see whether the gain stays.
+# Each step is a generation of the same small model. Before you believe in the leap, take
+# it apart. Drafts are sampled, and revisions are made of the likeliest words: that alone
+# lifts plain answers part of the way (the line before the last). And the last line: put
+# the critique "fine" into its mouth, which asks for nothing, and the revision is as good.
+# **This model does not read its critique.** It was taught both formats on people's
+# drafts, with critiques by rule and *flawless* revisions; so "revision" has come to mean
+# "now write the flawless answer", and what these lessons knew came in with them. Bai et
+# al. left the critique out, too: it helped their small models, and the large ones hardly.
+# The test is cheap: break the step that should carry the gain, and see whether the gain
+# stays.
 #
-# However it comes about, it can be made a habit: fine-tune a copy on its revisions of *new*
-# prompts, so that it answers so without being asked twice. Here both are sampled.
+# However it comes about, it can be made a habit: fine-tune a copy on its revisions of
+# *new* prompts, so that it answers so without being asked twice. Here both are sampled.
 
 # %%
-study = sample_prompts(800, seed=92)
+study = sample_prompts(500, seed=92)
 loop = critique_and_revise(assistant, study, sampled_texts(assistant, study, 93))
 habit = copy.deepcopy(assistant)
 own_words = [as_ids(row.prompt, row.revision) for row in loop if row.revision.strip()]
@@ -1360,25 +1363,25 @@ toy_judge.soft_preference = plain_compare
 
 # %% [markdown]
 # These probabilities can go straight into a loss: Bradley–Terry's likelihood with a soft
-# target, $-p\log\sigma(r_1 - r_2) - (1 - p)\log\sigma(r_2 - r_1)$
-# (`soft_pairwise_loss` in `rlhf_minimal/ai_feedback.py`). Whether they help is a matter
-# of **calibration** (lesson 05). Averaged over both orders every judge pays less: it must,
-# since $-\log$ is convex. After that, soft and hard labels cost nearly the same, now one
-# less and now the other; and our hard labels had their confidence fitted on the very pairs
-# of the test, which nobody can do in earnest. Look at the judge of length. Its soft labels
-# cost more than a coin's. Its hard ones are cheaper only because their confidence, its
-# accuracy, is below ½: they speak *against* its own verdicts. To keep how sure a judge was
-# is worth something only where being sure goes with being right.
+# target, $-p\log\sigma(r_1 - r_2) - (1 - p)\log\sigma(r_2 - r_1)$ (`soft_pairwise_loss`
+# in `rlhf_minimal/ai_feedback.py`). Whether they help is a matter of **calibration**
+# (lesson 05). Averaged over both orders every judge pays less: it must, since $-\log$ is
+# convex. After that, soft and hard labels cost nearly the same, now one less and now the
+# other; and our hard labels had their confidence fitted on the very pairs of the test,
+# which nobody can do in earnest. Look at the judge of length. Its soft labels cost more
+# than a coin's. Its hard ones are cheaper only because their confidence, its accuracy, is
+# below ½: they speak *against* its own verdicts. To keep how sure a judge was is worth
+# something only where being sure goes with being right.
 
 # %% [markdown]
 # ## 7 · Self-rewarding
 #
-# If a model can answer *and* judge, does it need anybody? Yuan et al. (2024): M0 is a base
-# model, M1 is taught both. It answers each prompt $N$ times and grades each answer several
-# times (one reading is a noisy grade); best and worst make a pair; DPO on the pairs, from
-# M1, gives M2; the same from M2 gives M3. Our M0 is the kitchen's base model, our M1 the
-# assistant of section 4. (They let the model write new prompts, too; ours come from the
-# kitchen.) We go one round further than they did.
+# If a model can answer *and* judge, does it need anybody? Yuan et al. (2024): M0 is a
+# base model, M1 is taught both. It answers each prompt $N$ times and grades each answer
+# several times (one reading is a noisy grade); best and worst make a pair; DPO on the
+# pairs, from M1, gives M2; the same from M2 gives M3. Our M0 is the kitchen's base model,
+# our M1 the assistant of section 4. (They let the model write new prompts, too; ours come
+# from the kitchen.) We go one round further than they did.
 #
 # ### 09.8 · `self_rewarding_pairs` — difficulty 2 of 5, 6 minutes, 2 points
 #
@@ -1481,23 +1484,22 @@ axes.set(title=f"M1 {gentle[1]:.1f}: two gentle rounds make {gentle[3]:.1f}, "
          xlabel="model", ylabel="gold reward, held-out prompts", xticks=range(5),
          xticklabels=["M0 (base)", "M1", "M2", "M3", "M4"])
 axes.spines[["top", "right"]].set_visible(False)
-axes.legend(frameon=False, loc="lower right")
+axes.legend(frameon=False, loc="lower left")
 plt.show()
 
 # %% [markdown]
 # **It works, and then it stalls.** The largest step is M0 → M1, and that one is people's
-# demonstrations. After it, two gentle rounds help with every seed: even grades that put the
-# better answer first in six or seven pairs of ten carry a direction, and DPO averages over
-# more than a hundred of them. The third round takes back what they gave. Read the
-# lines "best above worst" to see why: nobody has told the model anything new, its judge has
-# learnt nothing since M1, and once the easy faults are gone, its grades put the better
-# answer first little more often than a coin. What is left to learn are the judge's own
-# mistakes (lesson 06's over-optimisation, with the model as its own reward model). Pushed
-# hard, it gets there in two rounds and falls below M0.
+# demonstrations. After it, two gentle rounds help with every seed: even grades that put
+# the better answer first in six or seven pairs of ten carry a direction, and DPO averages
+# over more than a hundred of them. The third round takes back what they gave, or most of
+# it. Read the lines "best above worst" to see why: nobody has told the model anything
+# new, its judge has learnt nothing since M1, and once the easy faults are gone, its
+# grades put the better answer first little more often than a coin. What is left to learn
+# are the judge's own mistakes (lesson 06's over-optimisation, with the model as its own
+# reward model). Pushed hard, it gets there in two rounds and falls below M0.
 #
-# How many rounds were worth it, only the gold reward shows, and with two rounds or one seed
-# in place of three you would have told another story. Without a gold reward, what would
-# you watch?
+# How many rounds were worth it, only the gold reward shows: one round fewer, and this
+# would have been a story of steady progress. Without a gold reward, what would you watch?
 
 # %% [markdown]
 # ## 8 · Bug hunt: the new model is always better
@@ -1524,7 +1526,7 @@ for name, judge in judges.items():
 #
 # **Understand it.** The new answers always stand first. A judge that likes the first
 # place praises whatever is new, and one that likes the second buries it: compare the
-# rows, also that of the judge nobody taught a bias. **Mend it** with
+# rows. **Mend it** with
 # `consistent_verdicts`; what does not survive, or is a tie, counts one half:
 
 
@@ -1549,8 +1551,8 @@ for name, judge in judges.items():
 # It costs one run, and no other test is as hard to argue with. Look at the right column,
 # too. What does not survive counts ½, so a judge that often has no opinion says little,
 # also of revisions that are much better (section 6 knows by how much). And the judge of
-# length passes the test against itself, and is wrong about the revisions, most of which are
-# shorter. **Exchanging places mends the place, and nothing else.**
+# length passes the test against itself, and is wrong about the revisions, most of which
+# are shorter. **Exchanging places mends the place, and nothing else.**
 
 # %% [markdown]
 # ## 9 · To discuss
