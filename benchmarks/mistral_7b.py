@@ -65,14 +65,15 @@ def random_model(config, dtype, device):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.quantizers import AutoHfQuantizer
 
-    from rlhf_minimal.quantized import SKIP, same_numbers_everywhere, to_nf4
+    from rlhf_minimal.quantized import kept_whole, same_numbers_everywhere, to_nf4
 
     torch.manual_seed(0)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    whole = kept_whole(model)
     for name, module in list(model.named_modules()):
         last = name.rpartition(".")[2]
-        if type(module) is nn.Linear and last not in SKIP:
+        if type(module) is nn.Linear and name not in whole:
             filled = nn.Linear(module.in_features, module.out_features, False, device, dtype)
             nn.init.normal_(filled.weight, std=0.02)
             parent = model.get_submodule(name.rpartition(".")[0])

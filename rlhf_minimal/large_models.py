@@ -16,7 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from rlhf_minimal.memory import empty_model
 from rlhf_minimal.pairs import TokenPair
 from rlhf_minimal.preferences import split_conversation
-from rlhf_minimal.quantized import SKIP, check_widths, quantize_model, same_numbers_everywhere
+from rlhf_minimal.quantized import (
+    check_widths,
+    kept_whole,
+    quantize_model,
+    same_numbers_everywhere,
+)
 
 __all__ = ["chat_tokens", "load_config", "load_model", "padding_id", "tokenize_preferences"]
 
@@ -82,13 +87,14 @@ def _four_bit_options(source, dtype, device) -> dict:
     config = AutoConfig.from_pretrained(source)
     if hasattr(config, "quantization_config"):
         return {"device_map": {"": device}}
-    check_widths(empty_model(config), device)
+    shapes = empty_model(config)
+    check_widths(shapes, device)
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",  # load_in_4bit alone gives FP4
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(SKIP),
+        llm_int8_skip_modules=kept_whole(shapes),
     )
     return {"quantization_config": four_bits, "device_map": {"": device}}
 

@@ -18,6 +18,7 @@ import torch
 from rlhf_minimal.checks import check_positive
 from rlhf_minimal.lora import linear_layers
 from rlhf_minimal.nf4 import bits_per_weight
+from rlhf_minimal.quantized import kept_whole
 
 __all__ = [
     "available_bytes",
@@ -66,12 +67,12 @@ def memory_ledger(
         checkpointing: keep the layers' inputs only, and compute a layer again on its way back.
     """
     check_positive(weight_bytes=weight_bytes, sequences=sequences, length=length)
-    layers = linear_layers(model)
+    layers, whole = linear_layers(model), kept_whole(model)
     total = sum(p.numel() for p in model.parameters())
     packed = [
         layer.in_features * layer.out_features
         for name, layer in layers.items()
-        if quantize and name.rpartition(".")[2] != "lm_head"
+        if quantize and name not in whole
     ]
     if lora_rank is None:
         trained, trained_bytes = total, 0  # counted as weights already

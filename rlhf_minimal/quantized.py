@@ -16,17 +16,16 @@ from rlhf_minimal.nf4 import NF4Linear
 from rlhf_minimal.training import adamw
 
 __all__ = [
-    "SKIP",
     "check_widths",
     "choose_adamw",
     "compute_dtype",
+    "kept_whole",
     "prepare_for_training",
     "quantize_model",
     "same_numbers_everywhere",
     "to_nf4",
 ]
 
-SKIP = ("lm_head",)  # its errors would go straight into every log-probability
 CPU_WIDTH = 64
 
 
@@ -73,9 +72,19 @@ def check_widths(model, device) -> None:
             )
 
 
+def kept_whole(model) -> list[str]:
+    """Full names of layers that stay out of 4 bits: the output layer, whatever a model calls it.
+
+    Its errors would go straight into every log-probability, and it is often the embedding too.
+    """
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    return [name for name, module in model.named_modules() if module is output]
+
+
 def _linears(model):
+    whole = kept_whole(model)
     for name, module in model.named_modules():
-        if type(module) is nn.Linear and name.rpartition(".")[2] not in SKIP:
+        if type(module) is nn.Linear and name not in whole:
             yield name, module
 
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from rlhf_minimal.checks import check_positive
 from rlhf_minimal.engine import AnswerScorer
 from rlhf_minimal.lora import add_lora
-from rlhf_minimal.quantized import SKIP, prepare_for_training
+from rlhf_minimal.quantized import kept_whole, prepare_for_training
 
 __all__ = ["TensorsAlive", "rehearse_step"]
 
@@ -124,11 +124,11 @@ def _quantize_shapes(model) -> list[torch.Tensor]:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     Params4bit(torch.zeros(1, 64)).to("cpu")  # bitsandbytes keeps its first codebook, for good
-    held = []
+    held, whole = [], kept_whole(model)
     for name, linear in list(model.named_modules()):
-        parent, _, last = name.rpartition(".")
-        if type(linear) is not nn.Linear or last in SKIP:
+        if type(linear) is not nn.Linear or name in whole:
             continue
+        parent, _, last = name.rpartition(".")
         dtype, sizes = linear.weight.dtype, (linear.in_features, linear.out_features)
         layer = Linear4bit(*sizes, False, dtype, quant_type="nf4", device="meta")
         weight = Params4bit(linear.weight.detach(), requires_grad=False, quant_type="nf4")

@@ -7,14 +7,17 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from tiny_llama import WIDE, tiny_model, tiny_tokenizer
 from torch import nn
+from transformers import BertConfig, BertLMHeadModel
 
 from rlhf_minimal.large_models import load_model
 from rlhf_minimal.lora import add_lora
+from rlhf_minimal.memory import memory_ledger
 from rlhf_minimal.nf4 import NF4Linear, dequantize_nf4, quantize_linears, quantize_nf4
 from rlhf_minimal.quantized import (
     check_widths,
     choose_adamw,
     compute_dtype,
+    kept_whole,
     prepare_for_training,
     quantize_model,
     to_nf4,
@@ -81,7 +84,8 @@ def test_a_width_that_is_no_multiple_of_64_is_refused_on_a_cpu_by_name():
     check_widths(model, "cuda")  # its kernels have no such limit
     check_widths(tiny_model(**WIDE), "cpu")
     odd = nn.Module()
-    odd.lm_head = nn.Linear(100, 10)  # stays as it is, whatever its width
+    odd.last = nn.Linear(100, 10)
+    odd.get_output_embeddings = lambda: odd.last  # stays as it is, whatever its width
     check_widths(odd, "cpu")
 
 
@@ -121,6 +125,26 @@ def test_a_model_loads_in_4_bits_but_for_its_output_layer(saved):
         plain = tiny_model(**WIDE)(TOKENS).logits
     # The two makes differ by a scale's level here and there; both differ more from the original.
     assert (ours - made(TOKENS).logits).abs().max() < 0.1 * (ours - plain).abs().max()
+
+
+@pytest.mark.parametrize("from_disk", [False, True])
+def test_an_output_layer_by_any_name_stays_whole(from_disk, tmp_path):
+    sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4)
+    model = BertLMHeadModel(BertConfig(vocab_size=258, is_decoder=True, **sizes))
+    output = "cls.predictions.decoder"
+    assert kept_whole(model) == [output]
+    ledger = memory_ledger(model, quantize=True, weight_bytes=4)
+    if from_disk:
+        model.save_pretrained(tmp_path)
+        tiny_tokenizer().save_pretrained(tmp_path)
+        model, _ = load_model(tmp_path, device="cpu", quantize=True)
+    else:
+        quantize_model(model, torch.float32, "cpu")
+    kinds = {name: type(m) for name, m in model.named_modules() if hasattr(m, "in_features")}
+    assert kinds.pop(output) is nn.Linear
+    assert set(kinds.values()) == {Linear4bit}
+    whole = sum(p.nbytes for p in model.parameters() if p.is_floating_point())
+    assert ledger["weights in 32 bits"] == whole
 
 
 def test_a_4_bit_checkpoint_loads_as_it_was_saved(saved, tmp_path):
