@@ -270,8 +270,8 @@ def finish(widget):
         print(f"✎ {missing} of {len(widget.asked)} are not labelled yet")
     if not widget.labels:
         raise ValueError(
-            "there is no label yet: label in the widget above, then go on from here with "
-            "'Run Selected Cell and All Below'"
+            "there is no label yet: label in the widget above, then go on from here "
+            "with 'Run Selected Cell and All Below'"
         )
     return widget.labels
 
@@ -493,6 +493,8 @@ print(f"{len(trained)} policies, trained by {' and '.join(MY_METHODS)}; "
 # ## 6 · Reward and distance
 #
 # All on 400 **held-out** prompts: their combinations stand in no label and no training.
+# (The questions among them are only fifteen, asked again and again and answered anew:
+# the intervals speak of these fifteen, and of posts of this kind.)
 #
 # - **Reward**: what your own reward model says of the policy's answers, minus what it
 #   says of the SFT model's. It says whether training worked, never whether you like the
@@ -580,9 +582,10 @@ for name in MY_METHODS:
 # ## 7 · ✎ Blind: do you like it better?
 #
 # The only judge of your taste is you. Forty prompts a method, its answer beside the SFT
-# model's, in drawn order, both methods mixed: you cannot know whose is whose. These
-# labels are **held out**: nothing is ever trained on them. (Retrain, and the texts
-# change: the file's name holds a check sum of them, so you are asked again.)
+# model's, in drawn order, both methods mixed, and no SFT answer used twice: one that
+# came back would betray itself. You cannot know whose is whose. These labels are
+# **held out**: nothing is ever trained on them. (Retrain, and the texts change: the
+# file's name holds a check sum of them, so you are asked again.)
 
 # %% tags=["lesson"]
 BLIND = 40  # comparisons a method
@@ -597,8 +600,8 @@ BLIND_SEEDS = SEEDS
 def blind_widget(seed):
     """A widget of all methods' answers against SFT's, mixed; and whose each one is."""
     rows, ties = [], []
-    for name in MY_METHODS:
-        for i in range(BLIND):
+    for place, name in enumerate(MY_METHODS):
+        for i in range(place * BLIND, (place + 1) * BLIND):  # each prompt once
             ours = measured[name, seed]["answers"][i]
             row = (name, i), (prompts[i], ours, sft_answers[i])
             (ties if ours == sft_answers[i] else rows).append(row)  # the same: a tie
@@ -950,8 +953,8 @@ plt.show()
 # %% [markdown]
 # ## 9 · ✎ How much can these numbers bear, and what do you report?
 #
-# An interval's width follows from the number of comparisons alone. To tell a true win
-# rate $p$ from ½ in four studies of five (power 0.8), at 95%, one needs about
+# An interval's width follows from the number of comparisons and little else. To tell a
+# true win rate $p$ from ½ in four studies of five (power 0.8), at 95%, one needs about
 #
 # $$n \approx \left(\frac{1.96\cdot\tfrac12 + 0.84\sqrt{p(1-p)}}{p - \tfrac12}\right)^2$$
 #

@@ -20,7 +20,7 @@ SMALLER = {  # everything that takes long; the words, widgets and tables are all
         "KitchenSizes(300, base_steps=30, demonstrations=300, sft_steps=30)",
     "steps=40": "steps=2",
     "steps=60": "steps=3",
-    "sample_prompts(400, seed=13_000": "sample_prompts(50, seed=13_000",
+    "sample_prompts(400, seed=13_000": "sample_prompts(90, seed=13_000",
     "two_answers(200, seed=12_000)": "two_answers(30, seed=12_000)",
 }
 UNDONE = "✎ still as handed out:"
