@@ -28,6 +28,7 @@ from rlhf_minimal.ai_feedback import (
     verbosity_bias,
 )
 from rlhf_minimal.gold_reward import gold_reward
+from rlhf_minimal.held_out import wilson_interval
 from rlhf_minimal.history import write_json
 from rlhf_minimal.kitchen import Kitchen
 from rlhf_minimal.large_judge import LargeJudge
@@ -131,12 +132,18 @@ def draw(data: dict, path: Path) -> None:
     left.legend(frameon=False, fontsize=8, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     kinds = {"accuracy_one_order": ("one order", "o"), "accuracy_both_orders": ("averaged", "s")}
     for shift, (kind, (label, marker)) in zip((-0.12, 0.12), kinds.items(), strict=True):
-        values = [data[name][kind] for name in names]
-        spread = [[1.96 * value["se"] for value in values]] * 2
+        values = [data[name][kind]["mean"] for name in names]
+        ends = [
+            wilson_interval(v * data[n]["pairs"], data[n]["pairs"])
+            for n, v in zip(names, values, strict=True)
+        ]
         right.errorbar(
-            [value["mean"] for value in values],
+            values,
             [place + shift for place in places],
-            xerr=spread,
+            xerr=[
+                [v - low for v, (low, _) in zip(values, ends, strict=True)],
+                [high - v for v, (_, high) in zip(values, ends, strict=True)],
+            ],
             fmt=marker,
             color="black" if shift < 0 else "#0072B2",
             capsize=3,

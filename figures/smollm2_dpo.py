@@ -1,9 +1,10 @@
 """DPO on SmolLM2-135M-Instruct with human preferences: the training curve, and held-out pairs.
 
     python figures/smollm2_dpo.py --record out/smollm2_dpo   take the numbers of a finished run
-    python figures/smollm2_dpo.py                            draw from smollm2_dpo.json
+    python figures/smollm2_dpo.py                            draw from what was taken
 
-The run is `python -m rlhf_minimal dpo`, with the settings that smollm2_dpo.json holds.
+A run is `python -m rlhf_minimal dpo`, with the settings that its file holds: all weights in
+smollm2_dpo.json, 4-bit weights with adapters in smollm2_nf4.json.
 """
 
 import argparse
@@ -24,7 +25,7 @@ BEFORE, AFTER = COLOURS["base"], COLOURS["DPO"]
 WINDOW = 10
 
 
-def record(run: Path, path: Path) -> None:
+def record(run: Path) -> None:
     """Keep a finished run's result and its curve, to five digits."""
     result = json.loads((run / "result.json").read_text())
     rows = json.loads((run / "history.json").read_text())["rows"]
@@ -35,7 +36,8 @@ def record(run: Path, path: Path) -> None:
         {"step": row["step"]} | {name: float(f"{row[name]:.5g}") for name in columns}
         for row in rows
     ]
-    write_json(path, result)
+    name = "smollm2_nf4" if result["settings"].get("quantize") else "smollm2_dpo"
+    write_json(HERE / f"{name}.json", result)
 
 
 def running_mean(values, window: int):
@@ -89,9 +91,11 @@ def draw(data: dict, path: Path) -> None:
     left.set_title("Training loss, each pair seen once", fontsize=10)
     middle.set_title("Training margin", fontsize=10)
     right.set_title(f"{data['held_out_pairs']} held-out pairs, 95% intervals", fontsize=10)
+    how = "in 4 bits with adapters, " if data["settings"].get("quantize") else ""
     figure.suptitle(
-        f"SmolLM2-135M, {data['training_pairs']} human preferences: the held-out margin {verdict} "
-        f"({margin['value']:.3f} [{margin['interval'][0]:.3f}, {margin['interval'][1]:.3f}]); "
+        f"SmolLM2-135M, {how}{data['training_pairs']} human preferences: "
+        f"the held-out margin {verdict} ({margin['value']:.3f} "
+        f"[{margin['interval'][0]:.3f}, {margin['interval'][1]:.3f}]); "
         f"accuracy {accuracy['value']:.2f} "
         f"[{accuracy['interval'][0]:.2f}, {accuracy['interval'][1]:.2f}]",
         fontsize=11,
@@ -103,10 +107,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", type=Path, metavar="RUN", help="folder of a finished run")
     arguments = parser.parse_args()
-    numbers = HERE / "smollm2_dpo.json"
     if arguments.record:
-        record(arguments.record, numbers)
-    draw(json.loads(numbers.read_text()), HERE / "smollm2_dpo.png")
+        record(arguments.record)
+    for numbers in sorted(HERE.glob("smollm2_*.json")):
+        draw(json.loads(numbers.read_text()), numbers.with_suffix(".png"))
 
 
 if __name__ == "__main__":
