@@ -341,6 +341,13 @@ del shape, layers, chosen_layers
 # (The command of section 11 goes one step further where bitsandbytes runs on a GPU:
 # AdamW's means in 8 bits each, a quarter of what stands here under "optimizer".)
 #
+# And is the finer arithmetic right at this size? `benchmarks/rehearse_7b.py` takes the
+# command's own step at 7B, bitsandbytes' layers included, on tensors that have shapes
+# and no contents, and counts what lives at once: at most 4.98 GiB, where the ledger (with
+# 8-bit AdamW) says 5.07. Without checkpointing it is 10.90, and 14.57 with the weights in
+# 16 bits. Longer answers are where the two part: at 1,024 tokens attention's T × T scores,
+# which the ledger leaves out, make the count the larger one.
+#
 # A lecture that publishes this run reports 5,233 MiB = 5.1 GiB for the 4-bit Mistral with
 # rank-32 adapters *before* training. The ledger's weights and adapters are less; a
 # process on a GPU also holds the driver's context and blocks that torch keeps for later.
