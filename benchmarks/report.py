@@ -186,6 +186,18 @@ def limit(found: dict, ours, peer, aim) -> str:
     )
 
 
+def where_time_goes(found: dict) -> list[str]:
+    """What a profiler says of ours: the operators that take most."""
+    lines = []
+    for variant, shares in found.get("profile", {}).items():
+        told = ", ".join(f"`{name}` {share:.0%}" for name, share, calls in shares
+                         if share >= 0.03 and calls)
+        outside = next(share for name, share, calls in shares if not calls)
+        lines.append(f"- Profile of {variant}: {told}; Python and dispatch outside operators "
+                     f"{outside:.0%}.")
+    return lines
+
+
 def section(name: str, found: dict) -> list[str]:
     module, rows = importlib.import_module(name), rows_of(found)
     lines = [f"## {module.TITLE}", ""]
@@ -199,9 +211,11 @@ def section(name: str, found: dict) -> list[str]:
     rates = [f"{machine_rate(found, k):.0f} {unit}" for k, unit in (
         ("large_gflops", "GFLOP/s on large matrices"), ("small_gflops", "on small ones"),
         ("copy_gbytes", "GB/s copying"))]
-    lines += [f"{found['rounds']} rounds on {found['date']}, threads: "
+    rounds = f"{found['rounds']} round{'s' * (found['rounds'] != 1)}"
+    lines += [f"{rounds} on {found['date']}, threads: "
               f"{', '.join(map(str, sorted(threads)))}; meanwhile the machine gave "
-              f"{', '.join(rates)}.", "", *table(found, rows), "", *aims(name, found, rows)]
+              f"{', '.join(rates)}.", "", *table(found, rows), "", *aims(name, found, rows),
+              *where_time_goes(found)]
     if hasattr(module, "LIMIT_S"):
         seconds = median([run["value"] for run in rows[name]])
         over = seconds / module.LIMIT_S - 1

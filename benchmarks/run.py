@@ -5,6 +5,7 @@
     python benchmarks/run.py --quick --only rloo          # does it run? writes nothing
     python benchmarks/run.py --report                     # the page again, from results.json
     make bench BENCH="--resume"                           # what is not recorded yet
+    make bench BENCH="--profile"                          # only: where the time of ours goes
 
 Each variant of a workload (``workloads/``) is a process of its own, and in each round all take
 their turn, first the machine itself: how many products of matrices it gives a second just now.
@@ -86,6 +87,26 @@ def run_workload(name: str, given) -> dict:
     return found
 
 
+def profiles(name: str, given) -> dict:
+    """Operator by operator, once for each variant of ours."""
+    module, found = importlib.import_module(name), {}
+    for variant in getattr(module, "VARIANTS", {}):
+        # CartPole's millions of tiny operators would fill the memory with their records.
+        if not variant.startswith("ours") or name in ("cartpole", "demo", "scaling"):
+            continue
+        command = [
+            given.bench_python, str(FOLDER / "workloads" / "profiled.py"), "--workload", name,
+            "--variant", variant, "--threads", str(getattr(module, "THREADS", given.threads)),
+        ]
+        done = subprocess.run(command + ["--quick"] * given.quick, capture_output=True, text=True)
+        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+        if not lines:
+            raise RuntimeError(f"{name}, {variant}: {done.stderr[-1500:]}")
+        found[variant] = json.loads(lines[-1].removeprefix("RESULT "))["shares"]
+        print(f"{name:13} {variant}: {found[variant][:3]}", flush=True)
+    return found
+
+
 def line(row: dict) -> str:
     """One run as it is shown while it goes on."""
     if "failed" in row:
@@ -133,6 +154,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, help="default: 3; CartPole 5, demo and scaling 1")
     parser.add_argument("--quick", action="store_true", help="hardly any steps; writes nothing")
     parser.add_argument("--resume", action="store_true", help="skip workloads that are recorded")
+    parser.add_argument("--profile", action="store_true", help="profile what is recorded")
     parser.add_argument("--report", action="store_true", help="only write the page again")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder (default: benchmarks)")
@@ -148,6 +170,13 @@ def main() -> int:
     path, failed = given.out / "results.json", 0
     results = {"workloads": {}} if given.quick else read(path)
     for name in [] if given.report else given.only:
+        if given.profile:
+            if given.quick:
+                profiles(name, given)
+            elif name in results["workloads"]:
+                results["workloads"][name]["profile"] = profiles(name, given)
+                write(path, results)
+            continue
         if given.resume and name in results["workloads"]:
             continue
         found = run_workload(name, given)
