@@ -3,6 +3,8 @@
 Leaves out: beam search, and repetition penalties (they change the policy that is being trained).
 """
 
+import inspect
+
 import torch
 
 from rlhf_minimal.checks import check_positive
@@ -71,8 +73,8 @@ def generate(
     Args:
         model: a causal language model, the course's GPT or a transformers model.
         tokens, attention_mask: prompts padded on the **left**, ``(B, P)``.
-        use_cache: keep keys and values; ``None``: where the model is a :class:`GPT`. Any other
-            model reads the whole sequence again for each token.
+        use_cache: keep keys and values; ``None``: where the model can, as a :class:`GPT` and most
+            transformers models do. Any other reads the whole sequence again for each token.
 
     Returns:
         ``tokens`` and ``attention_mask`` of prompts with answers, ``(B, P + N)``. A row's end token
@@ -80,7 +82,7 @@ def generate(
 
     Raises:
         ValueError: a prompt ends in padding, or prompt and answer may outgrow a GPT's context.
-        TypeError: ``use_cache`` with a model that is no GPT.
+        TypeError: ``use_cache`` with a model that takes no cache.
     """
     check_positive(max_new_tokens=max_new_tokens)
     batch, prompt_length = tokens.shape
@@ -89,16 +91,17 @@ def generate(
     if not bool((attention_mask[:, -1] == 1).all()):
         raise ValueError("a prompt ends in padding; pad on the left: pad_sequences(left=True)")
     is_gpt, length, cache = isinstance(model, GPT), prompt_length + max_new_tokens, None
-    if use_cache and not is_gpt:
-        raise TypeError(f"{type(model).__name__} does not take our cache; use_cache=False")
+    if use_cache is None:
+        use_cache = is_gpt or _has_cache(model)
+    if use_cache and not is_gpt and not _has_cache(model):
+        raise TypeError(f"{type(model).__name__} takes no cache as it stands; use_cache=False")
     if is_gpt and length - 1 > model.config.context:  # nobody reads on from the last token
         raise ValueError(
             f"prompts have {prompt_length} tokens and max_new_tokens is {max_new_tokens}, but the "
             f"model's context is {model.config.context}; shorten one of them"
         )
-    if is_gpt and use_cache is not False:
-        weight = model.output.weight
-        cache = KeyValueCache(model.config, batch, length, weight.device, weight.dtype)
+    if use_cache:
+        cache = _new_cache(model, batch, length)
     sequence = torch.cat([tokens, tokens.new_full((batch, max_new_tokens), pad_id)], -1)
     real = torch.cat([attention_mask, attention_mask.new_zeros(batch, max_new_tokens)], -1)
     rows = torch.arange(batch, device=tokens.device)  # the rows being worked on, and which of
@@ -122,9 +125,47 @@ def generate(
     return sequence[:, : now + 1], real[:, : now + 1]
 
 
+class _TheirCache:
+    """The cache of a transformers model, with the two names that :class:`KeyValueCache` has."""
+
+    def __init__(self, config):
+        from transformers import DynamicCache
+
+        self.layers, self.length = DynamicCache(config=config), 0
+
+    def keep(self, rows) -> None:
+        self.layers.batch_select_indices(rows.nonzero().squeeze(-1))
+
+
+def _takes(model, name: str) -> bool:
+    return name in inspect.signature(getattr(model, "forward", model)).parameters
+
+
+def _has_cache(model) -> bool:
+    """Layers that compute their activations again on the way back drop transformers' cache."""
+    if not _takes(model, "past_key_values"):
+        return False
+    again = (m.training for m in model.modules() if getattr(m, "gradient_checkpointing", False))
+    return not any(again)
+
+
+def _new_cache(model, batch: int, length: int):
+    if not isinstance(model, GPT):
+        return _TheirCache(model.config)
+    weight = model.output.weight
+    return KeyValueCache(model.config, batch, length, weight.device, weight.dtype)
+
+
 def _last_logits(model, tokens, attention_mask, cache):
     """Logits ``(B, V)`` at the last position alone."""
-    if cache is None:
-        output = model(tokens, attention_mask=attention_mask)
-        return getattr(output, "logits", output)[:, -1]
-    return model.output(model.hidden_states(tokens, attention_mask, cache)[:, -1])
+    if isinstance(model, GPT) and cache is not None:
+        return model.output(model.hidden_states(tokens, attention_mask, cache)[:, -1])
+    options = {}
+    if not isinstance(model, GPT) and _takes(model, "position_ids"):  # else they count padding
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        options["position_ids"] = positions[:, -tokens.shape[1] :]
+    if cache is not None:
+        options |= dict(past_key_values=cache.layers, use_cache=True)
+        cache.length += tokens.shape[1]
+    output = model(tokens, attention_mask=attention_mask, **options)
+    return getattr(output, "logits", output)[:, -1]

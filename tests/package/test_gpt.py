@@ -1,6 +1,7 @@
 """What the GPT, its cache, sampling and the tokenizer promise."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_llama import tiny_model
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from rlhf_minimal.gpt import GPT, GPTConfig, KeyValueCache
 from rlhf_minimal.log_probs import pad_sequences
@@ -377,17 +379,60 @@ def test_sampled_answers_come_as_often_as_the_model_says(use_cache):
             assert abs(counts.get(answer, 0) / draws - probability) < 4.5 * error
 
 
-def test_a_transformers_model_is_sampled_from_like_any_other():
-    llama = tiny_model()
-    prompts = [[5, 6, 7], [9]]
-    expected = [naive_greedy(llama, prompt, 6) for prompt in prompts]
-    assert answers(llama, prompts, temperature=0, max_new_tokens=6, use_cache=False) == expected
-    assert answers(llama, prompts, temperature=0, max_new_tokens=6) == expected
+def their_model(kind):
+    """Positions that are learnt (GPT-2), turned (Llama), or seen through a window (Mistral)."""
+    if kind == "llama":
+        return tiny_model()
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        sizes = dict(vocab_size=VOCABULARY, n_positions=40, n_embd=16, n_layer=2, n_head=2)
+        model = GPT2LMHeadModel(GPT2Config(**sizes)).eval()
+        with torch.no_grad():
+            model.transformer.wpe.weight *= 30  # else the place hardly matters
+        return model
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    more = dict(vocab_size=VOCABULARY, num_key_value_heads=2, sliding_window=4)
+    return MistralForCausalLM(MistralConfig(**sizes, **more)).eval()
 
 
-def test_our_cache_is_refused_to_a_model_that_does_not_take_it():
-    with pytest.raises(TypeError, match="LlamaForCausalLM does not take our cache"):
-        run(tiny_model(), [[5]], use_cache=True)
+@pytest.mark.parametrize("use_cache", [True, False, None])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral"])
+def test_a_transformers_model_is_sampled_from_like_any_other(kind, use_cache):
+    model = their_model(kind)
+    free = [naive_greedy(model, prompt, 12, end=None) for prompt in PROMPTS]
+    ends = {token for answer in free for token in answer}
+    cut = {end: [cut_at(end, answer) for answer in free] for end in ends}
+    end = max(cut, key=lambda token: len({len(answer) for answer in cut[token]}))
+    expected = cut[end]
+    assert len({len(answer) for answer in expected}) >= 2  # rows are dropped on the way
+    assert answers(model, PROMPTS, temperature=0, end_id=end, use_cache=use_cache) == expected
+
+
+def test_a_transformers_model_reads_a_token_once_where_it_has_a_cache(monkeypatch):
+    model, seen = their_model("llama"), []
+    forward = type(model).forward
+
+    def watched(self, tokens, **options):
+        seen.append(tokens.shape[1])
+        return forward(self, tokens, **options)
+
+    watched.__signature__ = inspect.signature(forward)
+    monkeypatch.setattr(type(model), "forward", watched)
+    run(model, [[5, 6, 7]], max_new_tokens=4, end_id=-1)
+    assert seen == [3, 1, 1, 1]
+    seen.clear()
+    run(model, [[5, 6, 7]], max_new_tokens=4, end_id=-1, use_cache=False)
+    assert seen == [3, 4, 5, 6]
+
+
+def test_a_model_that_computes_its_layers_again_is_sampled_from_without_cache():
+    model = their_model("llama")
+    expected = answers(model, PROMPTS, temperature=0)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    assert answers(model, PROMPTS, temperature=0) == expected
+    with pytest.raises(TypeError, match="LlamaForCausalLM takes no cache as it stands"):
+        run(model, [[5]], use_cache=True)
 
 
 def test_a_prompt_padded_on_the_right_is_refused(model):
