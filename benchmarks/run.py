@@ -94,6 +94,8 @@ def profiles(name: str, given) -> dict:
         # CartPole's millions of tiny operators would fill the memory with their records.
         if not variant.startswith("ours") or name in ("cartpole", "demo", "scaling"):
             continue
+        if "no cache" in variant:
+            continue
         command = [
             given.bench_python, str(FOLDER / "workloads" / "profiled.py"), "--workload", name,
             "--variant", variant, "--threads", str(getattr(module, "THREADS", given.threads)),

@@ -82,7 +82,7 @@ VARIANTS = {
     "transformers, no cache": Variant(theirs, dict(use_cache=False), once=True),
     "ours, our GPT": Variant(ours, dict(build=our_gpt)),
     "ours, our GPT, no cache": Variant(ours, dict(build=our_gpt, use_cache=False), once=True),
-    "ours, same model": Variant(ours, dict(build=gpt2), once=True),  # reads all again each time
+    "ours, same model": Variant(ours, dict(build=gpt2), once=True),
 }
 AIMS = [
     Aim("ours, our GPT, batch 64", "transformers, batch 64", 2.5),
