@@ -24,7 +24,7 @@ notebooks: $(READY) ## build lessons/ and solutions/ from their sources, solutio
 figures: $(READY) ## draw every figure from its recorded numbers
 	@for script in figures/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
 
-bench: .venv-bench/.ready .venv-bench-ppo/.ready ## speed and memory beside the peers, about half an hour
+bench: .venv-bench/.ready .venv-bench-ppo/.ready ## speed and memory beside the peers, about 45 minutes
 	.venv-bench/bin/python benchmarks/run.py $(BENCH)
 
 # The peers stay out of the course's environment; TRL's PPO is found in an older TRL only.

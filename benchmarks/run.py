@@ -1,6 +1,6 @@
 """Speed, memory and cost side by side with the peers: ``make bench``.
 
-    python benchmarks/run.py                              # everything, about half an hour
+    python benchmarks/run.py                              # everything, about 45 minutes
     python benchmarks/run.py --only dpo_small --rounds 3  # a part; the rest of the page stays
     python benchmarks/run.py --quick --only rloo          # does it run? writes nothing
     python benchmarks/run.py --report                     # the page again, from results.json
