@@ -25,7 +25,7 @@ from rlhf_minimal.large_models import load_model, padding_id, tokenize_preferenc
 from rlhf_minimal.lora import add_lora
 from rlhf_minimal.memory import available_bytes, check_fits, ledger_text, peak_bytes
 from rlhf_minimal.preferences import read_hh_rlhf
-from rlhf_minimal.quantized import choose_adamw, compute_dtype, prepare_for_training
+from rlhf_minimal.quantized import choose_adamw, compute_dtype, count_weights, prepare_for_training
 from rlhf_minimal.scoring import reference_log_probs
 
 __all__ = ["run_dpo"]
@@ -108,7 +108,7 @@ class Run:
         self.model, self.tokenizer = load_model(
             given.model, given.gguf, self.dtype, place, quantize=given.quantize is not None
         )
-        self.result["parameters"] = sum(p.numel() for p in self.model.parameters())
+        self.result["parameters"] = count_weights(self.model)
         if given.lora_rank is not None:
             sizes = given.lora_rank, given.lora_alpha, given.lora_dropout
             add_lora(self.model, given.lora_targets, *sizes, seed=given.seed)

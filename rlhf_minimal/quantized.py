@@ -19,6 +19,7 @@ __all__ = [
     "check_widths",
     "choose_adamw",
     "compute_dtype",
+    "count_weights",
     "kept_whole",
     "prepare_for_training",
     "quantize_model",
@@ -79,6 +80,14 @@ def kept_whole(model) -> list[str]:
     """
     output = getattr(model, "get_output_embeddings", lambda: None)()
     return [name for name, module in model.named_modules() if module is output]
+
+
+def count_weights(model) -> int:
+    """How many weights a model has; a byte that holds two 4-bit ones counts as two."""
+    packed = [m for m in model.modules() if isinstance(m, NF4Linear)]
+    states = ((p, getattr(p, "quant_state", None)) for p in model.parameters())
+    plain = sum(p.numel() if state is None else state.shape.numel() for p, state in states)
+    return plain + sum(m.in_features * m.out_features for m in packed)
 
 
 def _linears(model):

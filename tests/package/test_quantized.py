@@ -17,6 +17,7 @@ from rlhf_minimal.quantized import (
     check_widths,
     choose_adamw,
     compute_dtype,
+    count_weights,
     kept_whole,
     prepare_for_training,
     quantize_model,
@@ -125,6 +126,13 @@ def test_a_model_loads_in_4_bits_but_for_its_output_layer(saved):
         plain = tiny_model(**WIDE)(TOKENS).logits
     # The two makes differ by a scale's level here and there; both differ more from the original.
     assert (ours - made(TOKENS).logits).abs().max() < 0.1 * (ours - plain).abs().max()
+
+
+def test_weights_are_counted_as_weights_and_not_as_bytes():
+    expected = sum(p.numel() for p in tiny_model(**WIDE).parameters())
+    assert count_weights(tiny_model(**WIDE)) == expected
+    assert count_weights(quantize_linears(tiny_model(**WIDE))) == expected
+    assert count_weights(quantize_model(tiny_model(**WIDE), torch.float32, "cpu")) == expected
 
 
 @pytest.mark.parametrize("from_disk", [False, True])
