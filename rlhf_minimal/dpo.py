@@ -167,6 +167,7 @@ def train_dpo(
     loss=dpo_loss,
     beta: float = 0.1,
     pad_id: int = 0,
+    share_prompts: bool = False,
     **options,
 ) -> History:
     """Train ``policy`` in place on preference pairs, against a frozen ``reference``.
@@ -179,13 +180,14 @@ def train_dpo(
         loss: called as ``loss(policy_chosen, policy_rejected, reference_chosen,
             reference_rejected, beta=beta)`` with summed log-probabilities, ``(B,)`` each:
             :func:`dpo_loss`, :func:`ipo_loss` or your own.
+        share_prompts: compute a prompt once for its answers, for policy and reference.
         options: those of :func:`rlhf_minimal.pairs.train_on_pairs`: steps, batch_size, lr, seed, ….
 
     Returns:
         The history: a row a step with loss, accuracy, margin, and the change of both likelihoods.
     """
     if not isinstance(reference, torch.Tensor):
-        reference = reference_log_probs(reference, pairs, pad_id)
+        reference = reference_log_probs(reference, pairs, pad_id, share_prompts=share_prompts)
     if reference.shape != (len(pairs), 2):
         raise ValueError(
             f"reference log-probs have shape {tuple(reference.shape)} but there are {len(pairs)} "
@@ -205,7 +207,8 @@ def train_dpo(
             rejected_log_ratio=(sums[1].detach() - sums[3]).mean(),
         )
 
-    return train_on_pairs(policy, pairs, pair_loss, pad_id=pad_id, label="DPO", **options)
+    options |= dict(pad_id=pad_id, share_prompts=share_prompts)
+    return train_on_pairs(policy, pairs, pair_loss, label="DPO", **options)
 
 
 def train_simpo(

@@ -106,6 +106,7 @@ def _add_memory(group) -> None:
     add("--dtype", choices=["float32", "float16", "bfloat16"], help="on a GPU (default: best)")
     add("--optimizer", choices=["adamw", "adamw8bit"], help="(default: 8 bits on a GPU, if there)")
     add("--logits-chunk", type=count, default=128, help="answer tokens scored at once")
+    add("--share-prompts", action="store_true", help="a prompt once for both answers: less work")
     add("--no-checkpointing", action="store_true", help="keep all activations: faster, larger")
     add("--shard", action="store_true", help="under torchrun: spread the weights (FSDP2)")
     add("--memory-ledger", action="store_true", help="print what will be held, before loading")

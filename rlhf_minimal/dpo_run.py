@@ -146,12 +146,13 @@ class Run:
             given.lr,
             optimizer=choose_adamw(given.optimizer, device),
             logits_chunk=given.logits_chunk,
+            share_prompts=given.share_prompts,
             float16=self.dtype == torch.float16,
             processes=self.processes,
         )
         names = ("loss", "beta", "steps", "batch_size", "micro_batch", "lr", "seed")
         path = given.out / "history.json" if self.processes.first else None
-        self.history = History(path, **{name: getattr(given, name) for name in names})
+        self.history = History(path, **{n: getattr(given, n) for n in names})
         if going_on is not None:
             restore_state(going_on, self.engine, self.history)
             self.before, self.reference = (going_on["kept"][k] for k in ("before", "reference"))
@@ -200,12 +201,11 @@ class Run:
         except KeyboardInterrupt:
             self.result["interrupted"] = True
             self._save_model()
-            so_far = f"the model and its history so far are in {given.out}; --resume goes on"
-            self.say(so_far, sys.stderr)
+            so_far = "the model and its history so far are in"
+            self.say(f"{so_far} {given.out}; --resume goes on", sys.stderr)
             raise
-        seconds = time.monotonic() - started
-        self.result["training_seconds"] = seconds
-        self.result["seconds_per_step"] = seconds / max(given.steps - first, 1)
+        seconds, done = time.monotonic() - started, max(given.steps - first, 1)
+        self.result |= {"training_seconds": seconds, "seconds_per_step": seconds / done}
         self._save_model()  # before the last numbers, so that a failure there loses nothing
 
     def _after_step(self, stop, done: int) -> None:

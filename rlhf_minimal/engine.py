@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rlhf_minimal.log_probs import answer_log_probs
+from rlhf_minimal.shared_prompts import shared_hidden_states
 from rlhf_minimal.training import adamw, apply_gradients, set_learning_rate
 
 __all__ = ["AnswerScorer", "Engine", "Processes"]
@@ -29,16 +30,19 @@ class AnswerScorer(nn.Module):
     Args:
         policy: a causal language model.
         logits_chunk: tokens whose logits are in memory at once.
+        share_prompts: compute a prompt once for all its answers in a batch, see
+            :mod:`~rlhf_minimal.shared_prompts`.
     """
 
-    def __init__(self, policy, logits_chunk: int | None = None):
+    def __init__(self, policy, logits_chunk: int | None = None, share_prompts: bool = False):
         super().__init__()
-        self.policy, self.logits_chunk = policy, logits_chunk
+        self.policy, self.logits_chunk, self.share_prompts = policy, logits_chunk, share_prompts
 
     def forward(self, tokens, attention_mask, mask):
         """Each ``(N, T)``, to token log-probabilities ``(N, T - 1)``."""
-        chunk = self.logits_chunk
-        return answer_log_probs(self.policy, tokens, attention_mask, mask, logits_chunk=chunk)
+        batch = self.policy, tokens, attention_mask, mask
+        hidden = shared_hidden_states(*batch) if self.share_prompts else None
+        return answer_log_probs(*batch, hidden=hidden, logits_chunk=self.logits_chunk)
 
 
 class Processes:
@@ -154,7 +158,7 @@ class Engine:
         policy: the model to train, in place; only parameters that require a gradient move.
         lr: learning rate; ``None``: the engine only scores.
         optimizer: called as ``optimizer(policy, lr)`` after the processes have shared the model.
-        logits_chunk: see :class:`AnswerScorer`.
+        logits_chunk, share_prompts: see :class:`AnswerScorer`.
         float16: scale the loss, because small gradients vanish in float16.
         processes: a :class:`Processes`; this one alone by default.
     """
@@ -166,12 +170,14 @@ class Engine:
         *,
         optimizer=adamw,
         logits_chunk: int | None = None,
+        share_prompts: bool = False,
         float16: bool = False,
         processes: Processes | None = None,
     ):
         self.policy = policy
         self.processes = processes if processes is not None else Processes()
-        self.score = self.processes.wrap(AnswerScorer(policy, logits_chunk))
+        self.share_prompts = share_prompts
+        self.score = self.processes.wrap(AnswerScorer(policy, logits_chunk, share_prompts))
         self.optimizer = optimizer(policy, lr) if lr is not None else None
         device = next(policy.parameters()).device.type
         self.scaler = torch.amp.GradScaler(device, enabled=float16)

@@ -76,7 +76,7 @@ class Block(nn.Module):
         return x + self.narrow(F.relu(self.widen(self.norm_2(x))))
 
     def attend(self, x, visible, cache, layer):
-        """Multi-head attention; ``visible`` is ``(B, 1, T, S)`` booleans, or None for causal."""
+        """Multi-head attention; ``visible`` is ``(B, 1, T, S)``, or None for causal."""
         batch, time, width = x.shape
         heads = self.query_key_value(x).view(batch, time, 3, self.heads, width // self.heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, T, 3·H·D) -> 3 × (B, H, T, D)
@@ -124,16 +124,31 @@ class GPT(nn.Module):
         """The layer from hidden states to logits, under the name that transformers gives it."""
         return self.output
 
-    def hidden_states(self, tokens, attention_mask=None, cache=None):
+    def hidden_states(self, tokens, attention_mask=None, cache=None, position_ids=None):
         """What the output layer reads, ``(B, T, width)``.
 
         Args:
             tokens: the new tokens, ``(B, T)``.
             attention_mask: 1 for real tokens, over the cached tokens too, ``(B, S)``.
             cache: a :class:`KeyValueCache` that holds the S − T tokens before these.
+            position_ids: the tokens' positions, ``(B, T)``, where rows are no plain sequences;
+                ``attention_mask`` is then what attention adds to its scores, ``(B, 1, T, S)``.
         """
         start = cache.length if cache is not None else 0
         end = start + tokens.shape[1]
+        visible = attention_mask
+        if position_ids is None:
+            self._check(tokens, attention_mask, start, end)
+            rows = attention_mask, start, end, tokens.device
+            position_ids, visible = _positions_and_visibility(*rows)
+        x = self.embed_token(tokens) + self.embed_position(position_ids)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, visible, cache, layer)
+        if cache is not None:
+            cache.length = end
+        return self.norm(x)
+
+    def _check(self, tokens, attention_mask, start: int, end: int) -> None:
         if end > self.config.context:
             raise ValueError(
                 f"the sequence has {end} tokens but the model's context is {self.config.context}; "
@@ -145,13 +160,6 @@ class GPT(nn.Module):
                 f"the cache and tokens of shape {tuple(tokens.shape)} it must be "
                 f"({len(tokens)}, {end})"
             )
-        positions, visible = _positions_and_visibility(attention_mask, start, end, tokens.device)
-        x = self.embed_token(tokens) + self.embed_position(positions)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, visible, cache, layer)
-        if cache is not None:
-            cache.length = end
-        return self.norm(x)
 
 
 def _positions_and_visibility(attention_mask, start: int, end: int, device):

@@ -6,8 +6,8 @@ Leaves out: sampling while training, which large models need to keep their proce
 import torch
 
 from rlhf_minimal.checks import check_positive
+from rlhf_minimal.engine import AnswerScorer
 from rlhf_minimal.history import History, progress
-from rlhf_minimal.log_probs import answer_log_probs
 from rlhf_minimal.rollouts import sample_rollouts, score_rollouts
 from rlhf_minimal.training import (
     adamw,
@@ -38,6 +38,7 @@ def train_on_groups(
     lr: float = 1e-3,
     schedule: str = "linear",
     seed: int = 0,
+    share_prompts: bool = False,
     watch=None,
     history: History | None = None,
     show_progress: bool = True,
@@ -51,6 +52,8 @@ def train_on_groups(
         group_loss: ``group_loss(log_probs, old, ref, advantages, mask) -> scalar``.
         epochs: descent steps on each batch of rollouts.
         lr, schedule: learning rate and how it falls ("constant", "linear", "cosine").
+        share_prompts: compute a prompt once for its group's answers, see
+            :mod:`~rlhf_minimal.shared_prompts`.
         watch: called as ``watch(rollouts) -> dict`` each step; its numbers go into the history.
 
     Returns:
@@ -60,6 +63,8 @@ def train_on_groups(
     check_positive(prompts=len(prompts), group_size=group_size)
     history = history if history is not None else History()
     optimizer = adamw(policy, lr)
+    log_probs_of = AnswerScorer(policy, share_prompts=share_prompts)
+    ref_log_probs_of = AnswerScorer(reference, share_prompts=share_prompts)
     generator = torch.Generator().manual_seed(seed)
     sampling = dict(max_new_tokens=max_new_tokens, end_id=end_id, pad_id=pad_id)
     with history:
@@ -69,17 +74,17 @@ def train_on_groups(
             repeated = [prompts[i] for i in rows for _ in range(group_size)]
             rollouts = sample_rollouts(policy, repeated, generator=generator, **sampling)
             mask = rollouts.mask[:, 1:]
-            log_probs = answer_log_probs(policy, *rollouts)  # the first epoch's, and the old ones
+            log_probs = log_probs_of(*rollouts)  # the first epoch's, and the old ones
             old_log_probs = log_probs.detach()
             with torch.no_grad():
-                ref_log_probs = answer_log_probs(reference, *rollouts)
+                ref_log_probs = ref_log_probs_of(*rollouts)
                 log_ratio = (old_log_probs - ref_log_probs).sum(-1)
                 scores = score_rollouts(score, rollouts)
             rewards = shaped(scores, log_ratio).view(prompts_a_step, group_size)
             advantage = advantages(rewards).flatten()
             for epoch in range(epochs):
                 if epoch:
-                    log_probs = answer_log_probs(policy, *rollouts)
+                    log_probs = log_probs_of(*rollouts)
                 value = group_loss(log_probs, old_log_probs, ref_log_probs, advantage, mask)
                 optimizer_step(optimizer, value)
             history.record(

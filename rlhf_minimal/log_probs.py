@@ -6,7 +6,7 @@ A *mask* has the shape of the tokens, prompt included, and is 1 where the token 
 One code path for tiny and large: ``model(tokens, attention_mask=...)`` may return logits, as the
 course's GPT does, or an object that holds them, as transformers models do.
 
-Leaves out: models with an encoder, and packing several sequences into one row.
+Leaves out: models with an encoder.
 """
 
 from functools import partial
@@ -217,8 +217,12 @@ def _score(output_layer, places, targets):
     return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
-def hidden_states(model, tokens, attention_mask):
-    """Last hidden states ``(B, T, D)``, after the final norm and before the output layer."""
+def hidden_states(model, tokens, attention_mask, **options):
+    """Last hidden states ``(B, T, D)``, after the final norm and before the output layer.
+
+    Args:
+        options: ``position_ids``, where rows are no plain sequences.
+    """
     if hasattr(model, "hidden_states"):
-        return model.hidden_states(tokens, attention_mask)
-    return model.base_model(tokens, attention_mask=attention_mask).last_hidden_state
+        return model.hidden_states(tokens, attention_mask, **options)
+    return model.base_model(tokens, attention_mask=attention_mask, **options).last_hidden_state

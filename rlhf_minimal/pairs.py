@@ -4,7 +4,7 @@ Several answers to one prompt make more pairs than answers: four make six. Such 
 batch, where each answer is computed once (Ouyang et al. 2022, arXiv 2203.02155, section 3.4, for
 reward models).
 
-Leaves out: sharing the prompt's computation between its answers.
+Leaves out: losses, each in its method's file, and answers without an opponent.
 """
 
 import math
@@ -166,6 +166,7 @@ def train_on_pairs(
     show_progress: bool = True,
     label: str = "pairs",
     after_step=None,
+    share_prompts: bool = False,
     engine: Engine | None = None,
 ) -> History:
     """The loop that all losses on pairs share.
@@ -178,14 +179,17 @@ def train_on_pairs(
             up to the whole's. ``None``: the whole batch.
         history: where to record; a :class:`History` with a path survives Ctrl-C on disk.
         after_step: called with the number of steps done, after each: save the model there.
-        engine: how a step is carried out; by default in this process alone. One that has done steps
-            before goes on from there, with the batches that it would have had.
+        share_prompts: compute a prompt once for its answers: the same numbers but for rounding,
+            and about a quarter less work where prompts are as long as answers.
+        engine: how a step is carried out (its own ``share_prompts`` then counts); by default in
+            this process alone. One that has done steps before goes on from there, with the batches
+            that it would have had.
     """
     check_positive(steps=steps, batch_size=batch_size, lr=lr)
     if micro_batch is not None:
         check_positive(micro_batch=micro_batch)
     history = history if history is not None else History()
-    engine = engine if engine is not None else Engine(policy, lr)
+    engine = engine if engine is not None else Engine(policy, lr, share_prompts=share_prompts)
     generator = torch.Generator().manual_seed(seed)
     batches = list(pair_batches(pairs, batch_size, steps, generator))
     with history:

@@ -20,6 +20,7 @@ from rlhf_minimal.checks import check_finite, check_positive, check_same_shape
 from rlhf_minimal.history import History, progress
 from rlhf_minimal.log_probs import hidden_states
 from rlhf_minimal.pairs import collate_answers, distinct_answers, pair_batches
+from rlhf_minimal.shared_prompts import shared_hidden_states
 from rlhf_minimal.training import (
     adamw,
     learning_rate_factor,
@@ -62,8 +63,7 @@ def pairwise_loss(chosen, rejected, margin=0.0):
 def rating_loss(predicted, ratings):
     """Mean squared error between predicted rewards and human ratings.
 
-    Regression is what remains when people score single answers instead of comparing two; it
-    inherits every rater's private scale (see :func:`pairwise_loss` for the one that does not).
+    What remains when people score single answers; it inherits every rater's private scale.
 
     Args:
         predicted: rewards given by the model, ``(B,)``.
@@ -128,14 +128,14 @@ class RewardModel(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.register_buffer("offset", torch.zeros(()))
 
-    def token_values(self, tokens, attention_mask):
-        """A number at every token, ``(B, T)``."""
-        hidden = hidden_states(self.trunk, tokens, attention_mask)
+    def token_values(self, tokens, attention_mask, hidden=None):
+        """A number at every token, ``(B, T)``; ``hidden`` where the trunk's states are known."""
+        hidden = hidden_states(self.trunk, tokens, attention_mask) if hidden is None else hidden
         return self.head(hidden).squeeze(-1) - self.offset
 
-    def forward(self, tokens, attention_mask):
+    def forward(self, tokens, attention_mask, hidden=None):
         """Rewards ``(B,)`` of prompts with their answers."""
-        values = self.token_values(tokens, attention_mask)
+        values = self.token_values(tokens, attention_mask, hidden)
         if self.pooling == "last":
             return last_token_reward(values, attention_mask)
         real = attention_mask != 0
@@ -162,22 +162,29 @@ class RewardModel(nn.Module):
 
 
 def train_reward_model(
-    model: RewardModel, pairs, *, steps: int, loss=pairwise_loss, pad_id: int = 0, **options
+    model: RewardModel,
+    pairs,
+    *,
+    steps: int,
+    loss=pairwise_loss,
+    pad_id: int = 0,
+    share_prompts: bool = False,
+    **options,
 ) -> History:
-    """Train ``model`` in place on comparisons.
+    """Train ``model`` in place on comparisons; a row a step with loss and accuracy comes back.
 
     Args:
         pairs: :class:`~rlhf_minimal.pairs.TokenPair`, as many as there are.
-        loss: called as ``loss(chosen, rejected)`` with rewards ``(B,)`` each.
+        loss: called as ``loss(chosen, rejected)``, ``(B,)`` each.
+        share_prompts: compute a prompt once for its answers.
         options: batch_size, lr, warmup, schedule, seed, history, show_progress.
-
-    Returns:
-        The history: a row a step with loss and accuracy.
     """
+    device = next(model.parameters()).device
 
     def batch_loss(rows):
-        batch = distinct_answers([pairs[i] for i in rows], pad_id, _device(model))
-        rewards = model(batch.tokens, batch.attention_mask)  # (N,), an answer in three pairs once
+        batch = distinct_answers([pairs[i] for i in rows], pad_id, device)
+        hidden = shared_hidden_states(model.trunk, *batch[:3]) if share_prompts else None
+        rewards = model(batch.tokens, batch.attention_mask, hidden)  # (N,), each answer once
         chosen, rejected = rewards[batch.chosen], rewards[batch.rejected]
         return loss(chosen, rejected), {"accuracy": (chosen > rejected).float().mean()}
 
@@ -197,18 +204,18 @@ def train_on_ratings(
     """Train ``model`` in place on single answers with a rating each.
 
     Args:
-        examples: ``N`` pairs of token-id lists, prompt and answer.
-        ratings: ``(N,)``.
+        examples, ratings: ``N`` pairs of token-id lists, prompt and answer; and ``(N,)``.
         loss: called as ``loss(predicted, ratings)``, ``(B,)`` each.
     """
     ratings = torch.as_tensor(ratings, dtype=torch.float32)
     if len(ratings) != len(examples):
         raise ValueError(f"there are {len(examples)} examples but {len(ratings)} ratings")
     check_finite("ratings", ratings)
+    device = next(model.parameters()).device
 
     def batch_loss(rows):
         prompts, answers = zip(*(examples[i] for i in rows), strict=True)
-        tokens, attention_mask, _ = collate_answers(prompts, answers, pad_id, _device(model))
+        tokens, attention_mask, _ = collate_answers(prompts, answers, pad_id, device)
         return loss(model(tokens, attention_mask), ratings[rows].to(tokens.device)), {}
 
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
@@ -242,7 +249,3 @@ def _train(
             optimizer_step(optimizer, value)
             history.record(step=step, loss=value, **watched)
     return history
-
-
-def _device(model):
-    return next(model.parameters()).device
