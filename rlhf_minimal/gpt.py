@@ -53,8 +53,8 @@ class KeyValueCache:
         self.store[layer, 1, :, :, self.length : until] = values
         return self.store[layer, 0, :, :, :until], self.store[layer, 1, :, :, :until]
 
-    def keep(self, rows) -> None:
-        """Go on with some of the rows only; ``rows`` is a boolean mask or an index."""
+    def select(self, rows) -> None:
+        """Go on with other rows: those of a boolean mask, or of an index, which may repeat some."""
         self.store = self.store[:, :, rows]
 
 

@@ -11,6 +11,7 @@ Leaves out: models with an encoder.
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -61,14 +62,14 @@ def pad_sequences(sequences, pad_id: int, left: bool = False):
     """
     if not sequences or min(len(s) for s in sequences) == 0:
         raise ValueError("sequences must be one or more non-empty lists of token ids")
-    width = max(len(s) for s in sequences)
-    tokens = torch.full((len(sequences), width), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for row, sequence in enumerate(sequences):
-        place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
-        tokens[row, place] = torch.tensor(sequence, dtype=torch.long)
-        mask[row, place] = 1
-    return tokens, mask
+    lengths = torch.tensor([len(s) for s in sequences])[:, None]
+    width = int(lengths.max())
+    fill = ([pad_id] * (width - len(s)) for s in sequences)
+    rows = [[*f, *s] if left else [*s, *f] for s, f in zip(sequences, fill, strict=True)]
+    tokens = torch.from_numpy(np.array(rows, dtype=np.int64))  # torch.tensor is slow
+    columns = torch.arange(width)
+    mask = columns >= width - lengths if left else columns < lengths
+    return tokens, mask.long()
 
 
 def response_mask(attention_mask, prompt_lengths):

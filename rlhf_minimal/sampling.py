@@ -90,7 +90,7 @@ def generate(
         attention_mask = torch.ones_like(tokens)
     if not bool((attention_mask[:, -1] == 1).all()):
         raise ValueError("a prompt ends in padding; pad on the left: pad_sequences(left=True)")
-    is_gpt, length, cache = isinstance(model, GPT), prompt_length + max_new_tokens, None
+    is_gpt, length = isinstance(model, GPT), prompt_length + max_new_tokens
     if use_cache is None:
         use_cache = is_gpt or _has_cache(model)
     if use_cache and not is_gpt and not _has_cache(model):
@@ -100,16 +100,16 @@ def generate(
             f"prompts have {prompt_length} tokens and max_new_tokens is {max_new_tokens}, but the "
             f"model's context is {model.config.context}; shorten one of them"
         )
-    if use_cache:
-        cache = _new_cache(model, batch, length)
     sequence = torch.cat([tokens, tokens.new_full((batch, max_new_tokens), pad_id)], -1)
     real = torch.cat([attention_mask, attention_mask.new_zeros(batch, max_new_tokens)], -1)
     rows = torch.arange(batch, device=tokens.device)  # the rows being worked on, and which of
     running = torch.ones_like(rows, dtype=torch.bool)  # them have not ended yet
     with torch.inference_mode():
-        for now in range(prompt_length, sequence.shape[1]):
-            seen = cache.length if cache is not None else 0
-            logits = _last_logits(model, sequence[rows, seen:now], real[rows, :now], cache)
+        logits, cache = _read_prompts(model, tokens, attention_mask, length if use_cache else None)
+        for now in range(prompt_length, length):
+            if now > prompt_length:
+                seen = cache.length if cache is not None else 0
+                logits = _last_logits(model, sequence[rows, seen:now], real[rows, :now], cache)
             chosen = sample_next_token(logits, temperature, top_k, top_p, generator)
             sequence[rows, now] = torch.where(running, chosen, pad_id)
             real[rows, now] = running.to(real.dtype)
@@ -120,21 +120,21 @@ def generate(
             if running.float().mean() < 0.75:
                 rows = rows[running]
                 if cache is not None:
-                    cache.keep(running)
+                    cache.select(running)
                 running = running[running]
     return sequence[:, : now + 1], real[:, : now + 1]
 
 
 class _TheirCache:
-    """The cache of a transformers model, with the two names that :class:`KeyValueCache` has."""
+    """The cache of a transformers model, with the names that :class:`KeyValueCache` has."""
 
     def __init__(self, config):
         from transformers import DynamicCache
 
         self.layers, self.length = DynamicCache(config=config), 0
 
-    def keep(self, rows) -> None:
-        self.layers.batch_select_indices(rows.nonzero().squeeze(-1))
+    def select(self, rows) -> None:
+        self.layers.batch_select_indices(rows)
 
 
 def _takes(model, name: str) -> bool:
@@ -154,6 +154,24 @@ def _new_cache(model, batch: int, length: int):
         return _TheirCache(model.config)
     weight = model.output.weight
     return KeyValueCache(model.config, batch, length, weight.device, weight.dtype)
+
+
+def _read_prompts(model, tokens, attention_mask, length: int | None):
+    """Logits ``(B, V)`` behind the prompts, and a cache for ``length`` tokens that holds them.
+
+    Where prompts come several times, as in groups of answers, each is read once.
+    """
+    if length is None:
+        return _last_logits(model, tokens, attention_mask, None), None
+    prompts = torch.stack([tokens, attention_mask], -1)
+    distinct, which = prompts.unique(dim=0, return_inverse=True)
+    if len(distinct) > len(prompts) / 2:
+        cache = _new_cache(model, len(prompts), length)
+        return _last_logits(model, tokens, attention_mask, cache), cache
+    cache = _new_cache(model, len(distinct), length)
+    logits = _last_logits(model, *distinct.unbind(-1), cache)
+    cache.select(which)
+    return logits[which], cache
 
 
 def _last_logits(model, tokens, attention_mask, cache):

@@ -57,26 +57,27 @@ def pack_answers(tokens, attention_mask, mask, answers_a_row: int = 4) -> Packed
         prompt = tuple(sequences[row][:length])
         groups[prompt, sizes[prompt] // answers_a_row].append(row)
         sizes[prompt] += 1
-    lines, owners, positions = [], [], []  # tokens, which answer they are of (0: the prompt's), …
-    columns = torch.zeros(tokens.shape, dtype=torch.long)
-    line_of_row = torch.zeros(len(sequences), 1, dtype=torch.long)
+    lines, owners, positions = [], [], []  # tokens, whose they are (1: the prompt's, 0: padding), …
+    columns, line_of_row = [[]] * len(sequences), [[0]] * len(sequences)
     for (prompt, _), members in groups.items():
         start = len(prompt)
-        line, owner, position = list(prompt), [1] * start, list(range(start))
+        line, owner, position = [*prompt], [1] * start, [*range(start)]
         for number, row in enumerate(members, start=2):
             answer = sequences[row][start : ends[row]]
-            columns[row, :start] = torch.arange(start)
-            columns[row, start : ends[row]] = torch.arange(len(line), len(line) + len(answer))
-            line_of_row[row] = len(lines)
+            columns[row] = [*range(start), *range(len(line), len(line) + len(answer))]
+            line_of_row[row] = [len(lines)]
             line += answer
             owner += [number] * len(answer)
             position += range(start, ends[row])
         lines.append(line)
         owners.append(owner)
         positions.append(position)
-    packed = pad_sequences(lines, pad_id=0)[0]
-    owner, position = (pad_sequences(x, pad_id=0)[0] for x in (owners, positions))
-    places = torch.where(attention_mask.cpu() != 0, line_of_row * packed.shape[1] + columns, 0)
+    packed, owner, position, column = (
+        pad_sequences(x, pad_id=0)[0] for x in (lines, owners, positions, columns)
+    )
+    places = torch.tensor(line_of_row) * packed.shape[1] + column
+    places = torch.nn.functional.pad(places, (0, tokens.shape[1] - places.shape[1]))
+    places = places.masked_fill(attention_mask.cpu() == 0, 0)
     result = (packed, position, _visible(owner), places)
     return PackedAnswers(*(tensor.to(tokens.device) for tensor in result))
 

@@ -106,13 +106,14 @@ def test_a_cache_without_a_mask_takes_every_token_for_real(model):
         torch.testing.assert_close(model(tokens[:, 2:], cache=cache), model(tokens)[:, 2:], **CLOSE)
 
 
-def test_a_cache_can_go_on_with_some_of_its_rows(model):
+@pytest.mark.parametrize("rows", [[True, False, True], [2, 0], [1, 1, 0, 1]])
+def test_a_cache_can_go_on_with_some_of_its_rows(rows, model):
     tokens = torch.tensor([[2, 3, 4], [5, 6, 7], [8, 9, 10]])
     cache = KeyValueCache(model.config, batch=3, length=3)
-    rows = torch.tensor([True, False, True])
+    rows = torch.tensor(rows)
     with torch.no_grad():
         model(tokens[:, :2], cache=cache)
-        cache.keep(rows)
+        cache.select(rows)
         kept = model(tokens[rows, 2:], cache=cache)
         torch.testing.assert_close(kept, model(tokens)[rows, 2:], **CLOSE)
 
@@ -423,6 +424,28 @@ def test_a_transformers_model_reads_a_token_once_where_it_has_a_cache(monkeypatc
     seen.clear()
     run(model, [[5, 6, 7]], max_new_tokens=4, end_id=-1, use_cache=False)
     assert seen == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("kind", ["ours", "gpt2", "llama", "mistral"])
+def test_prompts_that_come_several_times_are_read_once(kind, use_cache, monkeypatch):
+    model, seen = tiny_gpt(0) if kind == "ours" else their_model(kind), []
+    expected = [naive_greedy(model, prompt, 12, end=None) for prompt in PROMPTS]
+    name = "hidden_states" if kind == "ours" else "forward"
+    forward = getattr(type(model), name)
+
+    def watched(self, tokens, *more, **options):
+        seen.append(tuple(tokens.shape))
+        return forward(self, tokens, *more, **options)
+
+    watched.__signature__ = inspect.signature(forward)
+    monkeypatch.setattr(type(model), name, watched)
+    order = [0, 1, 2, 1, 0, 2, 2, 1, 0]
+    repeated = [PROMPTS[i] for i in order]
+    found = answers(model, repeated, temperature=0, end_id=-1, use_cache=use_cache)
+    assert found == [expected[i] for i in order]
+    longest = max(map(len, PROMPTS))
+    assert seen[:2] == ([(3, longest), (9, 1)] if use_cache else [(9, longest), (9, longest + 1)])
 
 
 def test_a_model_that_computes_its_layers_again_is_sampled_from_without_cache():
