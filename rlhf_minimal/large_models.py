@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from rlhf_minimal.memory import empty_model
+from rlhf_minimal.memory import empty_model, return_freed_memory
 from rlhf_minimal.pairs import TokenPair
 from rlhf_minimal.preferences import split_conversation
 from rlhf_minimal.quantized import (
@@ -54,6 +54,8 @@ def load_model(
     if device.type == "cpu" and dtype != torch.float32 and not torch.cuda.is_available():
         warnings.warn(f"{dtype} is slow on a CPU; loading the model in float32", stacklevel=2)
         dtype = torch.float32
+    if quantize and device.type == "cpu":  # memory is what is short
+        return_freed_memory()
     source, options = _locate(path_or_hub_id, gguf_file)
     on_load = _four_bit_options(source, dtype, device) if quantize and not options else {}
     try:

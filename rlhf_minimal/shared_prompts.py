@@ -3,10 +3,10 @@
 A pair with a prompt of 24 tokens and answers of 24 is 96 tokens in two rows and 72 in one:
 ``[prompt | chosen | rejected]``. Each answer sees the prompt and itself, and its positions go on
 from the prompt's last; so every hidden state is what it would be in a row of its own, and so is
-every gradient. What it costs is a mask written out, ``(R, 1, W, W)``, where plain causal rows need
-none: prompts should be at least about as long as answers.
+every gradient. Wang and Hegde 2024, arXiv 2410.20305, do this for DPO. What it costs is a mask
+written out, ``(R, 1, W, W)``, where plain causal rows need none: short prompts gain little.
 
-Leaves out: prompts that share only their beginning, as trees of several turns do.
+Leaves out: prompts that share only their beginning, and masks that skip blocks nobody looks at.
 """
 
 from collections import defaultdict

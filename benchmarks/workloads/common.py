@@ -224,6 +224,14 @@ def ticking(clock):
 # --- the clock ------------------------------------------------------------------------------------
 
 
+AFTER_WARM_UP: list = []  # what is called once the steps that count begin: a profiler's start
+
+
+def warmed_up() -> None:
+    for call in AFTER_WARM_UP:
+        call()
+
+
 class Clock(History):
     """Seconds of every step. As the ``history`` of one of our loops it ticks with each record."""
 
@@ -240,6 +248,9 @@ class Clock(History):
         self.start()
         self.seconds.append(self.last - before)
         self.cpu.append(self.last_cpu - before_cpu)
+        if len(self.seconds) == self.warm_up:
+            warmed_up()
+            self.start()
 
     def __enter__(self):
         self.start()
@@ -273,26 +284,29 @@ def status_mib(name: str) -> float:
 # --- how much work it is --------------------------------------------------------------------------
 
 
-def forward_flop(shape: Shape, with_logits: bool = True) -> float:
-    """Multiplications and additions of one forward pass over one sequence.
+def forward_flop(shape: Shape, with_logits: bool = True, answers: int = 1) -> float:
+    """Multiplications and additions of one forward pass over a prompt and its answers.
 
-    Two a weight and token; causal attention, so half the square; logits at the answer's tokens.
+    Two a weight and token; each token attends to those before it; logits at the answers' tokens.
     """
-    trunk = 2 * 12 * shape.width**2 * shape.layers * shape.length
-    attention = 2 * shape.width * shape.length**2 * shape.layers
-    logits = 2 * shape.width * shape.vocab * shape.answer if with_logits else 0
+    tokens = shape.prompt + answers * shape.answer
+    looks = shape.prompt**2 + answers * (shape.length**2 - shape.prompt**2)
+    trunk = 2 * 12 * shape.width**2 * shape.layers * tokens
+    attention = 2 * shape.width * looks * shape.layers
+    logits = 2 * shape.width * shape.vocab * answers * shape.answer if with_logits else 0
     return trunk + attention + logits
 
 
-def training_bytes(shape: Shape, sequences: int, weights: int) -> float:
-    """Bytes that a training step on so many sequences moves at least, by a rough count.
+def training_bytes(shape: Shape, prompts: int, weights: int, answers: int = 1) -> float:
+    """Bytes that a training step on prompts with so many answers each moves at least, roughly.
 
     Some 16 numbers of the model's width a token and layer are kept for the way back; each is
     written, read on, read again, and its gradient written and read. The logits likewise, twice.
     Weights are read twice, their gradient written, and AdamW reads four arrays and writes three.
     """
-    kept = 16 * shape.width * shape.layers * shape.length + 2 * shape.vocab * shape.answer
-    return 4 * (5 * kept * sequences + 10 * weights)
+    tokens = shape.prompt + answers * shape.answer
+    kept = 16 * shape.width * shape.layers * tokens + 2 * shape.vocab * answers * shape.answer
+    return 4 * (5 * kept * prompts + 10 * weights)
 
 
 # --- one run --------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from common import (
 )
 
 BETA, LR, WARM_UP = 0.1, 1e-4, 3
-PRECOMPUTED = ", reference precomputed"
+PRECOMPUTED, SHARED = ", reference precomputed", ", prompts shared"
 
 
 def variants(shape, batch_size: int, steps: int, default_steps: int) -> dict:
@@ -38,36 +38,42 @@ def variants(shape, batch_size: int, steps: int, default_steps: int) -> dict:
         "TRL tuned": Variant(theirs, full | dict(tuned=True)),
         "TRL tuned" + PRECOMPUTED: Variant(theirs, full | dict(tuned=True, precompute=True)),
         "ours, same model": Variant(ours, full | dict(build=gpt2)),
+        "ours, same model" + SHARED: Variant(ours, full | dict(build=gpt2, share=True)),
         "ours, our GPT": Variant(ours, full | dict(build=our_gpt)),
+        "ours, our GPT" + SHARED: Variant(ours, full | dict(build=our_gpt, share=True)),
     }
 
 
 def aims(same: float, own: float, memory: float) -> list[Aim]:
     return [
-        Aim("ours, same model", "TRL tuned", same),
-        Aim("ours, our GPT", "TRL tuned", own),
-        Aim("ours, same model", "TRL tuned", memory, "peak_mib"),
+        aim
+        for way in ("", SHARED)
+        for aim in (
+            Aim("ours, same model" + way, "TRL tuned", same),
+            Aim("ours, our GPT" + way, "TRL tuned", own),
+            Aim("ours, same model" + way, "TRL tuned", memory, "peak_mib"),
+        )
     ]
 
 
-def ours(quick, turn, name, shape, batch_size, steps, build) -> dict:
+def ours(quick, turn, name, shape, batch_size, steps, build, share=False) -> dict:
     """Both rows from one run: with the reference's time, and without."""
     from rlhf_minimal.dpo import reference_log_probs, train_dpo
 
     before, steps = now_mib(), 2 if quick else steps
     pairs = random_pairs(shape, batch_size * (WARM_UP + steps))
     model = build(shape)
-    reference_log_probs(model, pairs[:batch_size], 0)
+    reference_log_probs(model, pairs[:batch_size], 0, share_prompts=share)
     started = time.perf_counter()
-    reference = reference_log_probs(model, pairs, 0)
+    reference = reference_log_probs(model, pairs, 0, share_prompts=share)
     scoring = (time.perf_counter() - started) / len(pairs)
     clock = Clock(WARM_UP)
     train_dpo(model, reference, pairs, beta=BETA, steps=WARM_UP + steps, batch_size=batch_size,
-              lr=LR, history=clock, show_progress=False)
+              lr=LR, history=clock, show_progress=False, share_prompts=share)
     training = clock.per_step / batch_size
     rates = {name: 1 / (scoring + training), name + PRECOMPUTED: 1 / training}
     loss = clock.mean("loss")
-    return result(shape, model, rates, batch_size, steps, before, loss, clock)
+    return result(shape, model, rates, batch_size, steps, before, loss, clock, share)
 
 
 def theirs(quick, turn, name, shape, batch_size, steps, tuned, precompute=False,
@@ -101,15 +107,16 @@ def theirs(quick, turn, name, shape, batch_size, steps, tuned, precompute=False,
                     "optimizer": str(trainer.args.optim)}
 
 
-def result(shape, model, rates, batch_size, steps, before, loss, clock) -> dict:
+def result(shape, model, rates, batch_size, steps, before, loss, clock, share=False) -> dict:
     """``flop`` and ``bytes`` of one pair: two answers there and back, and under the reference."""
-    sequences = 2 * batch_size
-    step_bytes = training_bytes(shape, sequences, parameters(model))
+    rows, answers = (1, 2) if share else (2, 1)  # a pair: a prompt with two answers, or twice one
+    step_bytes = training_bytes(shape, rows * batch_size, parameters(model), answers)
+    flop = rows * forward_flop(shape, answers=answers)
     return {
         "rates": rates, "unit": "pairs/s", "after_imports_mib": before, "loss": loss,
-        "parameters": parameters(model), "tokens_per_step": sequences * shape.length,
-        "flop": {name: 2 * forward_flop(shape) * (3 if PRECOMPUTED in name else 4)
-                 for name in rates},
+        "parameters": parameters(model),
+        "tokens_per_step": batch_size * rows * (shape.prompt + answers * shape.answer),
+        "flop": {name: flop * (3 if PRECOMPUTED in name else 4) for name in rates},
         "bytes": dict.fromkeys(rates, step_bytes / batch_size),
         "steps": steps, **clock.columns(),
     }

@@ -39,7 +39,7 @@ def classifier():
     return GPT2ForSequenceClassification(config)
 
 
-def ours(quick, turn, name, own) -> dict:
+def ours(quick, turn, name, own, share=False) -> dict:
     import torch
 
     from rlhf_minimal.reward_model import RewardModel, train_reward_model
@@ -53,8 +53,9 @@ def ours(quick, turn, name, own) -> dict:
     del start, trunk
     pairs, clock = random_pairs(SMALL, BATCH * (WARM_UP + steps)), Clock(WARM_UP)
     train_reward_model(model, pairs, steps=WARM_UP + steps, batch_size=BATCH, lr=LR, warmup=0,
-                       schedule="constant", history=clock, show_progress=False)
-    return result(name, model, steps, before, clock.mean("loss"), clock)
+                       schedule="constant", history=clock, show_progress=False,
+                       share_prompts=share)
+    return result(name, model, steps, before, clock.mean("loss"), clock, share)
 
 
 def theirs(quick, turn, name, tuned) -> dict:
@@ -79,12 +80,14 @@ def theirs(quick, turn, name, tuned) -> dict:
     return result(name, model, steps, before, loss, clock)
 
 
-def result(name, model, steps, before, loss, clock) -> dict:
-    step_bytes = training_bytes(SMALL, 2 * BATCH, parameters(model))
+def result(name, model, steps, before, loss, clock, share=False) -> dict:
+    rows, answers = (1, 2) if share else (2, 1)  # a pair: a prompt with two answers, or twice one
+    step_bytes = training_bytes(SMALL, rows * BATCH, parameters(model), answers)
     return {
         "rates": {name: BATCH / clock.per_step}, "unit": "pairs/s", "after_imports_mib": before,
-        "loss": loss, "parameters": parameters(model), "tokens_per_step": 2 * BATCH * SMALL.length,
-        "flop": {name: 2 * 3 * forward_flop(SMALL, with_logits=False)},
+        "loss": loss, "parameters": parameters(model),
+        "tokens_per_step": BATCH * rows * (SMALL.prompt + answers * SMALL.answer),
+        "flop": {name: 3 * rows * forward_flop(SMALL, with_logits=False, answers=answers)},
         "bytes": {name: step_bytes / BATCH},
         "steps": steps, **clock.columns(),
     }
@@ -94,12 +97,11 @@ VARIANTS = {
     "TRL, its defaults": Variant(theirs, dict(tuned=False), once=True),
     "TRL tuned": Variant(theirs, dict(tuned=True)),
     "ours, same model": Variant(ours, dict(own=False)),
+    "ours, same model, prompts shared": Variant(ours, dict(own=False, share=True)),
     "ours, our GPT": Variant(ours, dict(own=True)),
+    "ours, our GPT, prompts shared": Variant(ours, dict(own=True, share=True)),
 }
-AIMS = [
-    Aim("ours, same model", "TRL tuned", 1.6),
-    Aim("ours, our GPT", "TRL tuned", 1.6),
-]
+AIMS = [Aim(name, "TRL tuned", 1.6) for name in VARIANTS if name.startswith("ours")]
 
 if __name__ == "__main__":
     run_variant(VARIANTS)

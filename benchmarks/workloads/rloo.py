@@ -32,7 +32,7 @@ LR, WARM_UP, STEPS, PROMPTS, GROUP, BETA, WORD = 1e-4, 2, 8, 8, 8, 0.1, 7
 BATCH = PROMPTS * GROUP
 
 
-def ours(quick, turn, name, build) -> dict:
+def ours(quick, turn, name, build, share=False) -> dict:
     from rlhf_minimal.grpo import train_rloo
 
     before, steps = now_mib(), 1 if quick else STEPS
@@ -46,8 +46,9 @@ def ours(quick, turn, name, build) -> dict:
         model, reference, score, random_prompts(SMALL, 256), beta=BETA, steps=WARM_UP + steps,
         max_new_tokens=SMALL.answer, end_id=SMALL.vocab, pad_id=PAD, group_size=GROUP,
         prompts_a_step=PROMPTS, lr=LR, schedule="constant", history=clock, show_progress=False,
+        share_prompts=share,
     )
-    return result(name, model, steps, before, clock.mean("length"), clock)
+    return result(name, model, steps, before, clock.mean("length"), clock, share)
 
 
 def theirs(quick, turn, name, kind, tuned, beta=BETA) -> dict:
@@ -83,14 +84,20 @@ def theirs(quick, turn, name, kind, tuned, beta=BETA) -> dict:
     return result(name, model, steps, before, sum(lengths) / len(lengths), clock)
 
 
-def result(name, model, steps, before, length, clock) -> dict:
-    """A completion is computed once to be sampled, once under the reference, and then trained."""
+def result(name, model, steps, before, length, clock, share=False) -> dict:
+    """A completion is computed once to be sampled, once under the reference, and then trained.
+
+    Shared prompts are computed once for four answers, see ``shared_prompts.py``.
+    """
+    answers = 4 if share else 1
+    flop = forward_flop(SMALL, answers=answers) / answers
+    step_bytes = training_bytes(SMALL, BATCH // answers, parameters(model), answers)
     return {
         "rates": {name: BATCH / clock.per_step}, "unit": "completions/s",
         "after_imports_mib": before, "parameters": parameters(model), "mean_length": length,
         "tokens_per_step": BATCH * SMALL.length,
-        "flop": {name: (2 + 3) * forward_flop(SMALL)},
-        "bytes": {name: training_bytes(SMALL, BATCH, parameters(model)) / BATCH},
+        "flop": {name: forward_flop(SMALL) + 4 * flop},
+        "bytes": {name: step_bytes / BATCH},
         "steps": steps, **clock.columns(),
     }
 
@@ -101,8 +108,12 @@ VARIANTS = {
     "TRL GRPO tuned, no reference": Variant(theirs, dict(kind="GRPO", tuned=True, beta=0.0)),
     "ours, same model": Variant(ours, dict(build=gpt2)),
     "ours, our GPT": Variant(ours, dict(build=our_gpt)),
+    "ours, our GPT, prompts shared": Variant(ours, dict(build=our_gpt, share=True)),
 }
-AIMS = [Aim("ours, our GPT", "TRL tuned", 2.2)]
+AIMS = [
+    Aim("ours, our GPT", "TRL tuned", 2.2),
+    Aim("ours, our GPT, prompts shared", "TRL tuned", 2.2),
+]
 
 if __name__ == "__main__":
     run_variant(VARIANTS)

@@ -16,6 +16,7 @@ from common import (
     our_gpt,
     parameters,
     run_variant,
+    warmed_up,
 )
 
 TITLE = "Sampling, 0.86 M parameters, 24 new tokens, fp32"
@@ -65,6 +66,7 @@ def measured(quick, name, before, model, sample) -> dict:
             spent.append(time.process_time() - started_cpu)
             if tokens.shape != (batch, SMALL.length):
                 raise RuntimeError(f"sampled {tuple(tokens.shape)}")
+            warmed_up()
         rates[f"{name}, batch {batch}"] = batch * (len(times) - 1) / sum(times[1:])
         cpu[f"batch {batch}"] = sum(spent[1:]) / (len(spent) - 1)
         seconds += [round(s, 4) for s in times]

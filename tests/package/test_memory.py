@@ -1,15 +1,18 @@
 """What `memory.py` promises: the bytes that a run will hold, before anything is loaded."""
 
 import json
+import platform
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_llama import tiny_model
+from tiny_llama import WIDE, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, MistralConfig
 
-from rlhf_minimal import quantized
+from rlhf_minimal import large_models, quantized
 from rlhf_minimal.dpo_cli import LECTURE_TARGETS
 from rlhf_minimal.engine import Engine
 from rlhf_minimal.lora import add_lora, lora_parameters
@@ -227,3 +230,45 @@ def test_the_readme_tells_what_was_counted_at_full_size():
     readme = (root / "README.md").read_text(encoding="utf-8")
     for name in ("the lesson's step", "activations not checkpointed", "weights in 16 bits"):
         assert f"{rows[name]['peak_gib']:.2f}" in readme
+
+
+GAPS = """
+import sys
+from pathlib import Path
+import torch
+from rlhf_minimal.memory import return_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+if sys.argv[1] == "return":
+    return_freed_memory()
+for _ in range(3):
+    torch.ones(31 * 2**18)  # the C library learns that blocks of 31 MiB come and go
+blocks = [torch.ones(8 * 2**18) for _ in range(64)]
+before = resident()
+del blocks[::2]
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries need no advice")
+def test_memory_that_is_freed_goes_back_to_the_system():
+    returned = {}
+    for wish in ("keep", "return"):
+        command = [sys.executable, "-c", GAPS, wish]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        returned[wish] = float(done.stdout)
+    assert returned["return"] == pytest.approx(256, abs=10)  # every other of 64 blocks of 8 MiB
+    assert returned["keep"] < 128  # else nobody needs the function
+
+
+def test_loading_in_4_bits_on_a_cpu_has_freed_memory_returned(tmp_path, monkeypatch):
+    tiny_model(**WIDE).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(large_models, "return_freed_memory", lambda: asked.append(True))
+    large_models.load_model(tmp_path, device="cpu")
+    assert not asked  # it costs time
+    large_models.load_model(tmp_path, device="cpu", quantize=True)
+    assert asked
