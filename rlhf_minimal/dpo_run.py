@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from rlhf_minimal import memory
 from rlhf_minimal.checkpoints import read_state, restore_state, save_lora, save_merged, save_state
 from rlhf_minimal.dpo import dpo_loss, ipo_loss, train_dpo
 from rlhf_minimal.dpo_report import predicted_memory, print_report, print_skipped
@@ -23,7 +24,6 @@ from rlhf_minimal.held_out import held_out_report, split_by_prompt
 from rlhf_minimal.history import History, stop_softly, write_json
 from rlhf_minimal.large_models import load_model, padding_id, tokenize_preferences
 from rlhf_minimal.lora import add_lora
-from rlhf_minimal.memory import available_bytes, check_fits, ledger_text, peak_bytes
 from rlhf_minimal.preferences import read_hh_rlhf
 from rlhf_minimal.quantized import choose_adamw, compute_dtype, count_weights, prepare_for_training
 from rlhf_minimal.scoring import reference_log_probs
@@ -96,18 +96,19 @@ class Run:
         given, device = self.arguments, self.processes.device
         ledger = predicted_memory(given, device, self.dtype)
         if given.memory_ledger:
-            self.say(f"predicted, before loading:\n{ledger_text(ledger)}")
+            self.say(f"predicted, before loading:\n{memory.ledger_text(ledger)}")
         if not given.ignore_memory and not self.processes.shard:
-            check_fits(ledger, available_bytes(device))
+            memory.check_fits(ledger, memory.available_bytes(device))
         return ledger
 
     def _load(self) -> None:
         given, device = self.arguments, self.processes.device
-        self.peak_before = peak_bytes(device)
+        self.peak_before = memory.peak_bytes(device)
         place = "cpu" if self.processes.shard else device  # sharding moves it, layer by layer
         self.model, self.tokenizer = load_model(
             given.model, given.gguf, self.dtype, place, quantize=given.quantize is not None
         )
+        memory.forget_peak(device)
         self.result["parameters"] = count_weights(self.model)
         if given.lora_rank is not None:
             sizes = given.lora_rank, given.lora_alpha, given.lora_dropout
@@ -201,8 +202,7 @@ class Run:
         except KeyboardInterrupt:
             self.result["interrupted"] = True
             self._save_model()
-            so_far = "the model and its history so far are in"
-            self.say(f"{so_far} {given.out}; --resume goes on", sys.stderr)
+            self.say(f"model and history so far are in {given.out}; --resume goes on", sys.stderr)
             raise
         seconds, done = time.monotonic() - started, max(given.steps - first, 1)
         self.result |= {"training_seconds": seconds, "seconds_per_step": seconds / done}
@@ -238,7 +238,7 @@ class Run:
         self.result["held_out"] = report
         self.result["memory"] = {
             "predicted_bytes": ledger,
-            "peak_bytes": peak_bytes(device),
+            "peak_bytes": memory.peak_bytes(device),
             "peak_before_loading_bytes": self.peak_before,
         }
         if given.merge:

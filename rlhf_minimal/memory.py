@@ -13,6 +13,7 @@ those), and the peak while a checkpoint is being read.
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "available_bytes",
     "check_fits",
     "empty_model",
+    "forget_peak",
     "ledger_text",
     "memory_ledger",
     "peak_bytes",
@@ -195,9 +197,23 @@ def peak_bytes(device) -> int | None:
     """The most that tensors held on a GPU, or that this process held on the host, so far."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM"))
     try:
         import resource
     except ImportError:  # Windows
         return None
     unit = 1 if os.uname().sysname == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak(device) -> None:
+    """Let :func:`peak_bytes` of the host start anew, where the system can; a GPU's goes on.
+
+    While a checkpoint is read its file is mapped into memory, and counts as if it had been held.
+    """
+    if torch.device(device).type == "cpu":
+        with suppress(OSError):  # no Linux, or not allowed: the peak then has the reading in it
+            Path("/proc/self/clear_refs").write_text("5")

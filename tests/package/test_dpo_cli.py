@@ -277,7 +277,7 @@ def test_the_measured_peak_stands_beside_the_prediction(adapted, wide, tmp_path,
 def test_too_little_memory_is_told_before_loading_unless_ignored(
     wide, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("rlhf_minimal.dpo_run.available_bytes", lambda device: 1000)
+    monkeypatch.setattr("rlhf_minimal.memory.available_bytes", lambda device: 1000)
     loaded = []
     monkeypatch.setattr(
         "rlhf_minimal.dpo_run.load_model", lambda *a, **k: loaded.append(a) or 1 / 0

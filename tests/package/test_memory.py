@@ -20,9 +20,11 @@ from rlhf_minimal.memory import (
     available_bytes,
     check_fits,
     empty_model,
+    forget_peak,
     ledger_text,
     memory_ledger,
     peak_bytes,
+    return_freed_memory,
 )
 from rlhf_minimal.nf4 import quantize_linears
 from rlhf_minimal.pairs import TokenPair, train_on_pairs
@@ -272,3 +274,12 @@ def test_loading_in_4_bits_on_a_cpu_has_freed_memory_returned(tmp_path, monkeypa
     assert not asked  # it costs time
     large_models.load_model(tmp_path, device="cpu", quantize=True)
     assert asked
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
+def test_a_peak_can_be_forgotten():
+    return_freed_memory()
+    torch.ones(2**27)  # 512 MiB, and gone
+    before = peak_bytes("cpu")
+    forget_peak("cpu")
+    assert peak_bytes("cpu") < before - 2**28
