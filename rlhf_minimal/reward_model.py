@@ -10,7 +10,7 @@ Leaves out: ensembles, and uncertainty of the reward.
 """
 
 import copy
-import functools
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -183,12 +183,12 @@ def train_reward_model(
 
     def batch_loss(rows):
         batch = distinct_answers([pairs[i] for i in rows], pad_id, device)
-        hidden = shared_hidden_states(model.trunk, *batch[:3]) if share_prompts else None
-        rewards = model(batch.tokens, batch.attention_mask, hidden)  # (N,), each answer once
+        known = [shared_hidden_states(model.trunk, *batch[:3])] if share_prompts else []
+        rewards = model(batch.tokens, batch.attention_mask, *known)  # (N,), each answer once
         chosen, rejected = rewards[batch.chosen], rewards[batch.rejected]
         return loss(chosen, rejected), {"accuracy": (chosen > rejected).float().mean()}
 
-    return _train(model, functools.partial(pair_batches, pairs), batch_loss, steps, **options)
+    return _train(model, partial(pair_batches, pairs), batch_loss, steps, **options)
 
 
 def train_on_ratings(
@@ -218,8 +218,7 @@ def train_on_ratings(
         tokens, attention_mask, _ = collate_answers(prompts, answers, pad_id, device)
         return loss(model(tokens, attention_mask), ratings[rows].to(tokens.device)), {}
 
-    lengths = [len(prompt) + len(answer) for prompt, answer in examples]
-    batches = functools.partial(minibatches, len(lengths), lengths=lengths)
+    batches = partial(minibatches, len(examples), lengths=[len(p) + len(a) for p, a in examples])
     return _train(model, batches, batch_loss, steps, **options)
 
 
