@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tiny_llama import WIDE, tiny_model, tiny_tokenizer
 from torch import nn
 
+from rlhf_minimal import shared_prompts
 from rlhf_minimal.checkpoints import load_lora
 from rlhf_minimal.dpo import dpo_loss, reference_log_probs
 from rlhf_minimal.dpo_cli import LECTURE_TARGETS, add_dpo_command
@@ -125,6 +126,18 @@ def test_the_same_seed_gives_the_same_numbers(finished, folder, tmp_path):
     assert main(*options(folder, tmp_path)) == 0
     first, second = (History.load(out / "history.json").rows for out in (finished, tmp_path))
     assert first == second
+
+
+def test_shared_prompts_make_the_same_run(finished, folder, tmp_path, monkeypatch):
+    rows = []
+    pack = shared_prompts.pack_answers
+    monkeypatch.setattr(
+        shared_prompts, "pack_answers", lambda *given: rows.append(len(given[0])) or pack(*given)
+    )
+    assert main(*options(folder, tmp_path / "out"), "--share-prompts") == 0
+    assert len(rows) > STEPS  # scored and trained with
+    plain, shared = (History.load(x / "history.json")["loss"] for x in (finished, tmp_path / "out"))
+    assert shared == pytest.approx(plain, abs=1e-3)
 
 
 def test_a_run_that_is_interrupted_leaves_its_history_and_model(
