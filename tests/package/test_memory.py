@@ -234,6 +234,18 @@ def test_the_readme_tells_what_was_counted_at_full_size():
         assert f"{rows[name]['peak_gib']:.2f}" in readme
 
 
+def test_the_readme_s_numbers_of_a_7b_step_on_a_cpu_are_the_recorded_ones():
+    root = Path(__file__).parents[2]
+    found = json.loads((root / "benchmarks" / "mistral_7b_on_cpu.json").read_text())
+    readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    assert found["counted"] == found["weights"] == 7_241_732_096
+    assert (
+        f"The ledger says {found['predicted_gib']:.2f} GiB, the process took at most "
+        f"{found['peak_gib']:.2f} once the model was loaded, {found['before_loading_gib']:.2f} of "
+        f"them the libraries'; a step on one pair takes {found['step_seconds']:.0f} s"
+    ) in readme
+
+
 GAPS = """
 import sys
 from pathlib import Path
