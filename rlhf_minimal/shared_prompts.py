@@ -109,7 +109,16 @@ def shared_hidden_states(model, tokens, attention_mask, mask, answers_a_row: int
 
     Returns:
         ``(N, T, D)``; what stands at padding has no meaning.
+
+    Raises:
+        ValueError: the model's attention takes no such mask; errors of :func:`pack_answers`.
     """
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", "sdpa")
+    if attention not in ("sdpa", "eager"):
+        raise ValueError(
+            f"the model's attention is {attention!r}, which takes no mask of its own for each row; "
+            'load it with attn_implementation="sdpa", or do not share prompts'
+        )
     packed = pack_answers(tokens, attention_mask, mask, answers_a_row)
     dtype = model.get_output_embeddings().weight.dtype
     added = torch.zeros(packed.visible.shape, dtype=dtype, device=tokens.device)

@@ -174,7 +174,7 @@ def test_checkpointed_adapters_get_the_same_gradients():
     gradients = {}
     for share in (False, True):
         model = llama().double()
-        add_lora(model, ["q_proj", "v_proj", "down_proj"], rank=2, alpha=4, dropout=0.0)
+        add_lora(model, ["q_proj", "v_proj", "down_proj", "lm_head"], rank=2, alpha=4, dropout=0.0)
         torch.manual_seed(3)
         for parameter in lora_parameters(model).values():
             parameter.data = torch.randn_like(parameter, dtype=torch.float64)
@@ -184,6 +184,13 @@ def test_checkpointed_adapters_get_the_same_gradients():
         gradients[share] = {n: p.grad for n, p in lora_parameters(model).items()}
     torch.testing.assert_close(gradients[True], gradients[False], **close("Llama"))
     assert all(gradient.abs().max() > 0 for gradient in gradients[True].values())
+
+
+def test_attention_that_takes_no_mask_is_refused():
+    model = llama()
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="attention is 'flash_attention_2'"):
+        shared_hidden_states(model, *batch_of(some_pairs(0)))
 
 
 def test_a_prompt_goes_through_the_model_once():
