@@ -1,6 +1,6 @@
 """The command of the 7B run at its full size on a CPU: one DPO step of a 4-bit Mistral-7B.
 
-    python benchmarks/mistral_7b_on_cpu.py              # half an hour, 15 GB of disk, 8 GiB free
+    python benchmarks/mistral_7b_on_cpu.py              # some 15 minutes, 15 GB of disk, 8 GiB free
     python benchmarks/mistral_7b_on_cpu.py --layers 1   # a rehearsal; writes nothing
 
 No download: a checkpoint of Mistral-7B's shapes with random weights in bfloat16 is written to disk

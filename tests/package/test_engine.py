@@ -69,6 +69,8 @@ def together(folder):
         "all": ([], None),
         "shard-adapters": ([*shard, "--merge"], None),
         "shard-all": (["--shard"], None),
+        "shared-prompts": ([*ADAPTERS, "--share-prompts"], None),
+        "shard-shared-prompts": ([*shard, "--share-prompts"], None),
         "odd": ([*ADAPTERS, "--batch-size", "3"], None),
         "dropout": (dropout, None),
         "stopped": (dropout, 2),
@@ -103,6 +105,8 @@ def together(folder):
         ("all", "all"),
         ("shard-adapters", "adapters"),
         ("shard-all", "all"),
+        ("shared-prompts", "adapters"),
+        ("shard-shared-prompts", "adapters"),
     ],
 )
 def test_two_processes_take_the_steps_of_one(together, alone, two, one):
